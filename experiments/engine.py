@@ -1,0 +1,422 @@
+"""Runs cells: a study on the validation loss for each seed, then a fresh test.
+
+Every method of a study sees the same data, the same keys and the same budget, counted
+in inner-training equivalents. Only retrainings of the λ that a search has chosen touch
+the test data.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hypergrad as hg
+from experiments.cells import Cell, Experiment
+from experiments.files import StoreError
+from experiments.progress import Report
+from experiments.results import (
+    Comparison,
+    Kind,
+    MethodResult,
+    Reproduction,
+    SeedResult,
+    StudyResult,
+)
+from experiments.store import RunFolder, metadata, open_run, pin, pinned
+from hypergrad import study
+from hypergrad.runner import EXECUTIONS, Execution, evaluate
+
+SAVE_EVERY = 5.0  # seconds between two checkpoints
+
+
+class Keys(NamedTuple):
+    """What a seed is used for; the same for every method."""
+
+    search: jax.Array
+    train: jax.Array
+    retrain: jax.Array
+
+    @classmethod
+    def of(cls, seed: int) -> "Keys":
+        """Three independent keys."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+
+class Pinned(NamedTuple):
+    """What was measured once for a cell and holds for every seed and resume."""
+
+    cost_multiple: float
+    execution: str
+
+    @property
+    def value(self) -> Execution:
+        """The execution by its name."""
+        return EXECUTIONS[self.execution]()
+
+
+def run_experiment(
+    experiment: Experiment, root: Path, resume: bool, report: Report
+) -> Comparison:
+    """All cells of an experiment on all its seeds.
+
+    Args:
+        experiment: the cells, in an order in which each `winner_of` comes late enough.
+        root: where run folders are.
+        resume: keep what is done and go on with what is not.
+        report: told about progress.
+
+    Raises:
+        StoreError: a run folder cannot be written or is held by another process.
+    """
+    began = time.perf_counter()
+    programs = Programs()
+    results: dict[str, list[SeedResult]] = {}
+    studies: dict[str, list[MethodResult]] = {}
+    titles: dict[str, str] = {}
+    for cell in experiment.cells:
+        earlier = [m for label in studies for m in _named(label, studies[label])]
+        if cell.hash not in results:  # Equal cells of two studies run once.
+            results[cell.hash] = []
+            for seed in experiment.config.seeds:
+                chosen = _winner(cell, earlier, seed) if cell.winner_of else None
+                run = SeedRun(cell, seed, root, resume, report, programs)
+                results[cell.hash].append(run.result(chosen))
+        seeds = results[cell.hash]
+        studies.setdefault(cell.study, []).append(_method(cell, seeds, root))
+        titles[cell.study] = cell.study_title
+
+    task = experiment.cells[0].task
+    meta = metadata()
+    return Comparison(
+        name=experiment.config.name,
+        title=experiment.config.title or experiment.config.name,
+        claim=experiment.config.claim,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        studies=[
+            StudyResult(label=label, title=titles[label], methods=methods)
+            for label, methods in studies.items()
+        ],
+        reproduction=Reproduction(
+            **{name: meta[name] for name in meta if name in Reproduction.model_fields},
+            seconds=time.perf_counter() - began,
+            config=experiment.file.read_text(),
+        ),
+    )
+
+
+def run_cell(
+    cell: Cell,
+    seed: int,
+    root: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> SeedResult:
+    """One cell on one seed, as `run_experiment` would run it."""
+    quiet: Report = lambda *_: None
+    return SeedRun(cell, seed, root, resume, report or quiet, Programs()).result(None)
+
+
+class Programs:
+    """Compiled programs, shared by the seeds of a cell; compiling is timed apart."""
+
+    def __init__(self):
+        self._compiled: dict[Any, Callable] = {}
+        self.seconds = 0.0
+
+    def get(self, name: tuple, fn: Callable, *args) -> Callable:
+        """`fn` compiled for arguments like `args`; equal names share one program."""
+        if name not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[name] = jax.jit(fn).lower(*args).compile()
+            self.seconds += time.perf_counter() - start
+        return self._compiled[name]
+
+
+@dataclass
+class SeedRun:
+    """One cell on one seed, in its run folder."""
+
+    cell: Cell
+    seed: int
+    root: Path
+    resume: bool
+    report: Report
+    programs: Programs
+
+    def result(self, chosen: dict[str, Any] | None) -> SeedResult:
+        """The stored result, or a new one; `chosen` is another cell's λ."""
+        with open_run(self.root, self.cell, self.seed, resume=self.resume) as folder:
+            if folder.result is not None:
+                return SeedResult.model_validate(folder.result)
+            compiled = self.programs.seconds
+            problem = self.cell.task.problem(self.seed)
+            searched = None
+            if self.cell.searcher is None:
+                hparams = self.cell.space.defaults() | _arrays(chosen or {})
+            else:
+                searched = self._search(problem, folder)
+                hparams = self.cell.space.from_coords(searched.best_coords)
+            result = self._tested(problem, hparams, searched)
+            seconds = self.programs.seconds - compiled
+            result = result.model_copy(update={"seconds_compile": seconds})
+            folder.log("metrics", _metrics(result))
+            folder.finish(result.model_dump(mode="json"))
+            return result
+
+    def _search(self, problem: hg.Problem, folder: RunFolder) -> "Searched":
+        """The study, in rounds of ask, evaluate, tell; resumable between any two."""
+        cell, space, searcher = self.cell, self.cell.space, self.cell.searcher
+        keys = Keys.of(self.seed)
+        measured = self._pinned(problem, keys)
+        affordable = max(1, int(cell.budget.trainings / measured.cost_multiple))
+        rounds = study.num_rounds(searcher, space, affordable)
+        training_keys = study.TRAINING_KEYS[cell.budget.training_keys]()
+
+        state = searcher.init(space, rounds * searcher.batch, keys.search)
+        first, records = 0, []
+        saved = folder.load((state, jnp.zeros((), int)))
+        if saved is not None:
+            state, first = saved[0], int(saved[1])
+            records = folder.rewind("trials", first * searcher.batch)
+
+        def ask(state):
+            return searcher.ask(space, state)
+
+        def train(problem, coords, key, trials):
+            keys = training_keys.of(key, trials)
+            estimator, execution = cell.estimator, measured.value
+            return evaluate(problem, space, estimator, coords, keys, execution)
+
+        def tell(state, coords, values, grads):
+            return searcher.tell(space, state, coords, values, grads)
+
+        label = f"{cell.study} · {cell.title} · seed {self.seed}"
+        clock = [record["seconds"] for record in records[-1:]] or [0.0]
+        searching = [record["seconds_searcher"] for record in records[-1:]] or [0.0]
+        elapsed, in_searcher = clock[0], searching[0]
+        unsaved: list[dict[str, Any]] = []
+        last_save = time.perf_counter()
+        for i in range(first, rounds):
+            run = self._program("ask", ask, state)
+            (coords, state), spent = _timed(run, state)
+            trials = i * searcher.batch + jnp.arange(searcher.batch)
+            args = (problem, coords, keys.train, trials)
+            (values, grads), trained = _timed(
+                self._program("train", train, *args), *args
+            )
+            args = (state, coords, values, grads)
+            state, told = _timed(self._program("tell", tell, *args), *args)
+
+            in_searcher += spent + told
+            elapsed += spent + trained + told
+            for row in range(searcher.batch):
+                norm = jnp.nan if grads is None else jnp.linalg.norm(grads[row])
+                unsaved.append(
+                    {
+                        "trial": int(trials[row]),
+                        "value": float(values[row]),
+                        "diverged": not math.isfinite(values[row]),
+                        "gradient_norm": None if grads is None else float(norm),
+                        "cost": float(measured.cost_multiple * (trials[row] + 1)),
+                        "seconds": elapsed,
+                        "seconds_searcher": in_searcher,
+                        "coords": np.asarray(coords[row], float).tolist(),
+                    }
+                )
+            if time.perf_counter() - last_save > SAVE_EVERY or i + 1 == rounds:
+                folder.log("trials", *unsaved)
+                folder.save((state, jnp.asarray(i + 1)))
+                records, unsaved = records + unsaved, []
+                last_save = time.perf_counter()
+            self.report(label, (i + 1) * searcher.batch, rounds * searcher.batch)
+        return Searched(records)
+
+    def _tested(
+        self, problem: hg.Problem, hparams: dict, searched: "Searched | None"
+    ) -> SeedResult:
+        """λ trained again with fresh keys, and what its schedules look like."""
+        cell, task = self.cell, self.cell.task
+        keys = jax.random.split(Keys.of(self.seed).retrain, cell.budget.retrain)
+        hparams = jax.tree.map(jnp.asarray, hparams)
+        args = (problem, hparams, keys)
+        retrain = self.programs.get(
+            ("retrain", task, cell.budget.retrain), _retrain, *args
+        )
+        weights, seconds = _timed(retrain, *args)
+
+        def scores(metrics):
+            values = jax.vmap(lambda w: metrics(w, hparams)[task.metric])(weights)
+            return np.asarray(values, float).tolist()
+
+        history = {}
+        if searched is not None:
+            history = {
+                "values": searched.column("value"),
+                "cost": searched.column("cost"),
+                "seconds": searched.column("seconds"),
+                "seconds_searcher": searched.records[-1]["seconds_searcher"],
+                "trajectories": searched.trajectories(cell.space),
+            }
+            seconds += history["seconds"][-1] - history["seconds_searcher"]
+        return SeedResult(
+            seed=self.seed,
+            validation=scores(task.validation(self.seed)),
+            test=scores(task.test(self.seed)),
+            seconds_training=seconds,
+            hparams=_lists(hparams),
+            schedules=_lists(task.schedules(hparams)),
+            distributions={
+                title: _lists(groups)
+                for title, groups in task.distributions(self.seed, hparams).items()
+            },
+            **history,
+        )
+
+    def _pinned(self, problem: hg.Problem, keys: Keys) -> Pinned:
+        """Cost multiple and execution: from the config, an earlier run, or measured."""
+        cell, budget = self.cell, self.cell.budget
+        known = pinned(self.root, cell)
+        if not known:
+            space, estimator = cell.space, cell.estimator
+            multiple, execution = budget.cost_multiple, budget.execution
+            if not cell.searcher.needs_gradient:
+                multiple = 1.0
+            if multiple == "measure":
+                self.report(f"{cell.study} · {cell.title} · measuring its cost", 0, 1)
+                defaults = space.defaults()
+                multiple = hg.cost_multiple(problem, estimator, defaults, keys.train)
+                self.report(f"{cell.study} · {cell.title} · measuring its cost", 1, 1)
+            if execution == "auto":
+                batch = cell.searcher.batch
+                chosen = hg.choose_execution(
+                    problem, space, estimator, keys.train, batch
+                )
+                execution = type(chosen).__name__.lower()
+            known = {"cost_multiple": multiple, "execution": execution}
+            known = pin(self.root, cell, known)
+        return Pinned(known["cost_multiple"], known["execution"])
+
+    def _program(self, name: str, fn: Callable, *args) -> Callable:
+        return self.programs.get((name, self.cell.hash), fn, *args)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The records of a finished study."""
+
+    records: list[dict[str, Any]]
+
+    def column(self, name: str) -> list:
+        """One field of all trials."""
+        return [record[name] for record in self.records]
+
+    @property
+    def best_coords(self) -> jax.Array:
+        """Z of the best trial."""
+        best = study.best_index(np.array(self.column("value")))
+        return jnp.asarray(self.records[best]["coords"])
+
+    def trajectories(self, space: hg.Space) -> dict[str, list[float]]:
+        """Each coordinate of λ of the best trial so far, where there are few."""
+        if space.dim > 20:
+            return {}
+        values = np.array(self.column("value"))
+        best = [study.best_index(values[: i + 1]) for i in range(len(values))]
+        coords = jnp.asarray(self.column("coords"))[np.array(best)]
+        hparams = jax.vmap(space.from_coords)(coords)
+        columns = [
+            np.asarray(hparams[name]).reshape(len(best), -1)
+            for name, _ in space.entries
+        ]
+        table = np.concatenate(columns, axis=1)
+        return {name: table[:, i].tolist() for i, name in enumerate(space.names)}
+
+
+def _retrain(problem, hparams, keys):
+    """The weights after training from each key."""
+    return hg.retrain(problem, hparams, keys, _weights)
+
+
+def _weights(state, hparams):
+    del hparams
+    return state.weights if isinstance(state, hg.InnerState) else state
+
+
+def _timed(fn: Callable, *args) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = jax.block_until_ready(fn(*args))
+    return result, time.perf_counter() - start
+
+
+def _method(cell: Cell, seeds: list[SeedResult], root: Path) -> MethodResult:
+    known = pinned(root, cell)
+    return MethodResult(
+        label=cell.method,
+        title=cell.title,
+        kind=_kind(cell),
+        seeds=seeds,
+        note=_note(cell, known),
+        cost_multiple=known.get("cost_multiple"),
+        cell=cell.hash,
+    )
+
+
+def _kind(cell: Cell) -> Kind:
+    if cell.searcher is None:
+        return "reference"
+    return "gradient" if cell.searcher.needs_gradient else "baseline"
+
+
+def _note(cell: Cell, known: dict[str, Any]) -> str:
+    if cell.searcher is None:
+        return ""
+    multiple = known["cost_multiple"]
+    affordable = max(1, int(cell.budget.trainings / multiple))
+    text = cell.searcher.describe(cell.space, affordable)
+    if cell.searcher.needs_gradient:
+        text += f"; one gradient counts as {multiple:g} trainings"
+    return f"{text}; trainings laid out by {known['execution']}"
+
+
+def _named(label: str, methods: Iterable[MethodResult]):
+    return [(f"{label}.{method.label}", method) for method in methods]
+
+
+def _winner(
+    cell: Cell, earlier: list[tuple[str, MethodResult]], seed: int
+) -> dict[str, Any]:
+    """λ of the best searching method of an earlier study, judged on validation."""
+    wanted = cell.winner_of or ""
+    candidates = [
+        result
+        for name, method in earlier
+        if method.kind != "reference"
+        and (name == wanted or name.startswith(f"{wanted}."))
+        for result in method.seeds
+        if result.seed == seed
+    ]
+    if not candidates:
+        raise StoreError(f"no search of {wanted!r} has run before {cell.title!r}")
+    sign = 1 if cell.task.higher_is_better else -1
+    return max(candidates, key=lambda r: sign * float(np.mean(r.validation))).hparams
+
+
+def _metrics(result: SeedResult) -> dict[str, Any]:
+    fields = ("validation", "test", "seconds_training", "seconds_searcher")
+    return {name: getattr(result, name) for name in fields}
+
+
+def _arrays(hparams: dict[str, Any]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, float) for name, value in hparams.items()}
+
+
+def _lists(arrays) -> dict[str, Any]:
+    return {name: np.asarray(value, float).tolist() for name, value in arrays.items()}

@@ -1,0 +1,126 @@
+"""Tasks by name: a task is a frozen value, built from a config's [task] table.
+
+    @register("ridge")
+    class Ridge(Task):
+        rows: int = 50
+
+        def space(self): ...
+        def problem(self, seed): ...
+        def test(self, seed): ...
+
+The project's own tasks live in experiments/tasks; a researcher's come from
+`--tasks my_tasks.py`, on the command line and never from a config.
+"""
+
+import abc
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from experiments.faults import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    import hypergrad as hg
+
+# weights, hparams -> {metric: scalar}
+Metrics = Callable[..., "Mapping[str, Array]"]
+
+TASKS: dict[str, type["Task"]] = {}
+
+
+class Task(BaseModel, abc.ABC):
+    """F(λ) and what it is judged by; the fields of a subclass are its options.
+
+    Attributes:
+        metric: the name, among those of `validation` and `test`, that tables show.
+        higher_is_better: the sense of `metric`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def space(self) -> "hg.Space":
+        """The hyperparameters λ with their bounds and defaults."""
+
+    @abc.abstractmethod
+    def problem(self, seed: int) -> "hg.Problem":
+        """F of one seed's data: trains on the training set, looks at validation."""
+
+    @abc.abstractmethod
+    def validation(self, seed: int) -> Metrics:
+        """(weights, hparams) -> {metric: value} on the validation set; jittable."""
+
+    @abc.abstractmethod
+    def test(self, seed: int) -> Metrics:
+        """(weights, hparams) -> {metric: value} on the test set; jittable."""
+
+    def schedules(self, hparams: "Mapping[str, Array]") -> "Mapping[str, Array]":
+        """What λ says over the steps of training, to be drawn: {name: [T]}."""
+        return {}
+
+    def distributions(
+        self, seed: int, hparams: "Mapping[str, Array]"
+    ) -> "Mapping[str, Mapping[str, Array]]":
+        """Entries of λ in groups worth comparing: {title: {group: [n]}}."""
+        return {}
+
+
+def register(name: str) -> Callable[[type[Task]], type[Task]]:
+    """Class decorator: makes the task known to configs as `name`."""
+
+    def add(cls: type[Task]) -> type[Task]:
+        other = TASKS.get(name)
+        if other is not None and other.__qualname__ != cls.__qualname__:
+            raise ValueError(f"two tasks are named {name!r}: {other} and {cls}")
+        TASKS[name] = cls
+        return cls
+
+    return add
+
+
+def load_tasks(files: tuple[Path, ...] = ()) -> None:
+    """Register the project's own tasks, then those of the given Python files.
+
+    Raises:
+        ConfigError: a file is missing, fails to import, or registers no task.
+    """
+    importlib.import_module("experiments.tasks")
+    for file in files:
+        before = dict(TASKS)
+        _import(file)
+        if before == TASKS:
+            raise ConfigError(
+                [
+                    Fault(
+                        str(file),
+                        message="registers no task",
+                        expected="@register(NAME)",
+                    )
+                ]
+            )
+
+
+def _import(file: Path) -> None:
+    if not file.is_file():
+        raise ConfigError([Fault(str(file), message="no such file of tasks")])
+    name = f"tasks_from_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError([Fault(str(file), message="not a Python file")])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(
+            [Fault(str(file), message=f"{type(error).__name__} on import: {error}")]
+        ) from error

@@ -1,0 +1,115 @@
+"""One self-contained HTML page for a comparison, and its figures as PNGs beside it."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from experiments import plots
+from experiments.files import make_folder, write_bytes
+from experiments.results import Comparison, MethodResult, StudyResult
+from experiments.statistics import best_so_far, over_seeds, t_interval
+from experiments.verdict import number, verdicts, with_interval
+
+CAPTIONS = {
+    "summary": (
+        "Left and middle: the best validation loss found so far, mean over seeds; the "
+        "band is their range. Right: each seed's retrainings on test (small dots), "
+        "their mean over seeds and its 95% interval."
+    ),
+    "schedules": "Learned schedules, a line for each seed; dashed, the default.",
+    "distributions": "Entries of the chosen hyperparameters, all seeds together.",
+    "trajectories": "Hyperparameters of the best trial so far, a line for each seed.",
+}
+COLUMNS = (
+    "method",
+    "best validation loss",
+    "validation {metric}",
+    "test {metric}",
+    "gap",
+    "trainings",
+    "trials",
+    "training s",
+    "searcher s",
+    "compile s",
+)
+
+
+def write_report(folder: Path, comparison: Comparison) -> Path:
+    """Write report.html, report.json and the PNGs into a folder; returns the page."""
+    make_folder(folder)
+    drawn = [plots.figures(study, comparison) for study in comparison.studies]
+    for study, figures in zip(comparison.studies, drawn, strict=True):
+        plots.write_pngs(folder, study.label, figures)
+    write_bytes(folder / "report.json", comparison.model_dump_json(indent=1).encode())
+    page = folder / "report.html"
+    write_bytes(page, _html(comparison, drawn).encode())
+    return page
+
+
+def rows(study: StudyResult) -> list[list[str]]:
+    """The table of a study as text: a row a method, in the order of `COLUMNS`."""
+    return [_row(method) for method in study.methods]
+
+
+def columns(comparison: Comparison) -> list[str]:
+    """The heads of the table."""
+    return [column.format(metric=comparison.metric) for column in COLUMNS]
+
+
+def _row(method: MethodResult) -> list[str]:
+    seeds = method.seeds
+    losses = [best_so_far(seed.values)[-1] for seed in seeds if seed.values]
+    validation, test = over_seeds(method, "validation"), over_seeds(method, "test")
+    spent = [seed.cost[-1] for seed in seeds if seed.cost]
+    trials = [len(seed.values) for seed in seeds if seed.values]
+    times = [
+        np.mean([getattr(seed, f"seconds_{part}") for seed in seeds])
+        for part in ("training", "searcher", "compile")
+    ]
+    return [
+        method.title,
+        number(t_interval(losses).mean) if losses else "–",
+        number(validation.mean),
+        with_interval(test),
+        f"{validation.mean - test.mean:+.3f}",
+        f"{np.mean(spent):.0f}" if spent else "–",
+        f"{np.mean(trials):.0f}" if trials else "–",
+        *(f"{time:.1f}" for time in times),
+    ]
+
+
+def _html(comparison: Comparison, drawn: list[dict[str, Any]]) -> str:
+    folder = Path(__file__).parent / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    studies = [
+        {
+            "study": study,
+            "colors": plots.colors(study),
+            "rows": list(zip(study.methods, rows(study), strict=True)),
+            "figures": {name: _data_uri(figure) for name, figure in figures.items()},
+            "seeds": max(len(method.seeds) for method in study.methods),
+            "retrain": max(len(s.test) for m in study.methods for s in m.seeds),
+        }
+        for study, figures in zip(comparison.studies, drawn, strict=True)
+    ]
+    return environment.get_template("report.html.j2").render(
+        page=comparison,
+        verdicts=verdicts(comparison),
+        columns=columns(comparison),
+        captions=CAPTIONS,
+        studies=studies,
+    )
+
+
+def _data_uri(figure: Any) -> str:
+    encoded = base64.b64encode(plots.as_svg(figure)).decode()
+    return f"data:image/svg+xml;base64,{encoded}"

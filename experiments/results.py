@@ -1,0 +1,105 @@
+"""What the engine hands to the report: plain frozen values, JSON there and back."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["gradient", "baseline", "reference"]
+
+
+class Value(BaseModel):
+    """Frozen, and whole in JSON: a loss that diverged is `Infinity` or `NaN`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class SeedResult(Value):
+    """One cell and seed: the search, then the retrainings of the λ it chose.
+
+    Attributes:
+        seed: of data and keys; every method of a study sees the same.
+        values: F of each trial in order; what is not finite has diverged.
+        cost: inner-training equivalents spent after each trial.
+        seconds: time spent after each trial on training and searcher, not compiling.
+        validation: the task's metric on validation, a number per retraining.
+        test: the same on test.
+        seconds_training, seconds_searcher, seconds_compile: totals.
+        hparams: the chosen λ.
+        schedules: what it says over the steps of training, {name: [T]}.
+        trajectories: λ of the best trial so far, {name: [trials]}.
+        distributions: entries of λ in groups, {title: {group: entries}}.
+    """
+
+    seed: int
+    values: list[float] = []
+    cost: list[float] = []
+    seconds: list[float] = []
+    validation: list[float]
+    test: list[float]
+    seconds_training: float = 0.0
+    seconds_searcher: float = 0.0
+    seconds_compile: float = 0.0
+    hparams: dict[str, float | list] = {}
+    schedules: dict[str, list[float]] = {}
+    trajectories: dict[str, list[float]] = {}
+    distributions: dict[str, dict[str, list[float]]] = {}
+
+
+class MethodResult(Value):
+    """One method of a study over all seeds.
+
+    Attributes:
+        kind: searches by gradients, by values only, or is a reference.
+        note: one sentence for the reader, such as what a grid had to tie.
+        cost_multiple: what one trial costs, in inner-training equivalents.
+        cell: the hash of its cell, the name of its run folder.
+    """
+
+    label: str
+    title: str
+    kind: Kind
+    seeds: list[SeedResult]
+    note: str = ""
+    cost_multiple: float | None = None
+    cell: str = ""
+
+
+class StudyResult(Value):
+    """One question: methods on one task at equal cost."""
+
+    label: str
+    title: str
+    methods: list[MethodResult]
+    notes: list[str] = []
+
+
+class Reproduction(Value):
+    """How to get the same page again."""
+
+    command: str
+    started: str = ""
+    seconds: float = 0.0
+    device: str = ""
+    platform: str = ""
+    commit: str | None = None
+    versions: dict[str, str] = {}
+    config: str = ""
+
+
+class Comparison(Value):
+    """Everything on one page.
+
+    Attributes:
+        metric: name of the metric of `validation` and `test`.
+        higher_is_better: its sense.
+        claim: what the config set out to show.
+    """
+
+    name: str
+    title: str
+    metric: str
+    higher_is_better: bool
+    studies: list[StudyResult]
+    claim: str = ""
+    notes: list[str] = []
+    reproduction: Reproduction

@@ -1,0 +1,3 @@
+"""The project's own tasks, one file each; importing this package registers them."""
+
+from experiments.tasks import digits as digits

@@ -1,0 +1,141 @@
+"""What the commands print: cells, results and run folders as tables."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from experiments.build import table_of
+from experiments.cells import Cell, Experiment
+from experiments.documents import flatten
+from experiments.report import columns, rows
+from experiments.results import Comparison
+from experiments.statistics import best_so_far
+from experiments.store import RunFolder
+from experiments.verdict import number, verdicts
+
+
+def cells(experiment: Experiment) -> RenderableType:
+    """The cells that a config asks for."""
+    seeds = ", ".join(map(str, experiment.config.seeds))
+    count = len(experiment.cells)
+    title = f"{experiment.config.name}: {count} cell{'s' * (count != 1)}, seeds {seeds}"
+    table = _table("study", "method", "cell", "task", "search", title=title)
+    for cell in experiment.cells:
+        task, search = brief(cell.task), _search(cell)
+        table.add_row(cell.study, cell.title, cell.hash, task, search)
+    return table
+
+
+def summary(comparison: Comparison) -> RenderableType:
+    """Who won, then the table of each study."""
+    parts: list[RenderableType] = [
+        Text(f"{verdict.study}: {verdict.text}\n") for verdict in verdicts(comparison)
+    ]
+    for study in comparison.studies:
+        table = _table(*columns(comparison), title=study.title, right=1)
+        styles = {"gradient": "bold", "baseline": "", "reference": "dim"}
+        for method, row in zip(study.methods, rows(study), strict=True):
+            table.add_row(*row, style=styles[method.kind])
+        parts.append(table)
+    return Group(*parts)
+
+
+def runs(folders: Iterable[Path]) -> RenderableType:
+    """A line a run folder: how far it is, and its best validation loss."""
+    table = _table("study", "method", "seed", "cell", "trials", "best F", "state")
+    known = [(RunFolder(folder).config, RunFolder(folder)) for folder in folders]
+    order = ("name", "study", "method", "seed")
+    for config, folder in sorted(
+        known, key=lambda pair: [pair[0].get(key, "") for key in order]
+    ):
+        count, best = _trials(folder)
+        state = "done" if folder.result is not None else "unfinished"
+        names = [
+            str(config.get(key, "")) for key in ("study", "method", "seed", "hash")
+        ]
+        table.add_row(*names, str(count), best, state)
+    return table
+
+
+def run(folder: RunFolder) -> RenderableType:
+    """One run folder: its settings, where it ran and what came out."""
+    table = Table.grid(padding=(0, 2))
+    count, best = _trials(folder)
+    state = (
+        "done" if folder.result is not None else "unfinished: continue with --resume"
+    )
+    facts = {"folder": str(folder.path), "state": state, "trials": str(count)}
+    facts["best validation loss"] = best
+    for split in ("validation", "test"):
+        scores = (folder.result or {}).get(split)
+        if scores:
+            facts[split] = number(sum(scores) / len(scores))
+    tables = {"pinned": folder.pinned, "config": folder.config, "meta": folder.meta}
+    for title, values in tables.items():
+        for path, leaf in flatten(values, title).items():
+            facts[".".join((title, *path))] = str(leaf.value)
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def brief(value: object) -> str:
+    """The value as it would be typed: fields at their defaults are left out.
+
+    >>> from experiments.config import Budget
+    >>> brief(Budget(trainings=7))
+    'Budget(trainings=7)'
+    """
+    fields = table_of(value)
+    plain = table_of(type(value)()) if _has_defaults(value) else {}
+    own = {k: v for k, v in fields.items() if k != "name" and v != plain.get(k)}
+    shown = ", ".join(f"{k}={_inner(getattr(value, k))}" for k in own)
+    return f"{type(value).__name__}({shown})"
+
+
+def _inner(value: object) -> str:
+    return brief(value) if dataclasses.is_dataclass(value) else repr(value)
+
+
+def _has_defaults(value: object) -> bool:
+    try:
+        type(value)()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console; in a log, as wide as its tables."""
+    screen = Console(stderr=stderr, highlight=False)
+    if not screen.is_terminal:
+        screen = Console(stderr=stderr, highlight=False, width=160)
+    return screen
+
+
+def _search(cell: Cell) -> str:
+    if cell.winner_of is not None:
+        return f"reference: winner of {cell.winner_of}"
+    if cell.reference:
+        return "reference: the defaults"
+    searcher, estimator = brief(cell.searcher), brief(cell.estimator)
+    return f"{searcher} with {estimator}, {cell.budget.trainings} trainings"
+
+
+def _trials(folder: RunFolder) -> tuple[int, str]:
+    """How many trials a run has logged, and the best F among them."""
+    values = [record.get("value", math.nan) for record in folder.records("trials")]
+    return len(values), number(best_so_far(values)[-1]) if values else "–"
+
+
+def _table(*heads: str, title: str = "", right: int | None = None) -> Table:
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for index, head in enumerate(heads):
+        end = right is not None and index >= right
+        table.add_column(head, justify="right" if end else "left", overflow="fold")
+    return table

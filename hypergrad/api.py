@@ -1,0 +1,231 @@
+"""The door: a problem and an estimator become an ordinary JAX function.
+
+Compiled programs are shared: the problem enters them as an argument (its data are never
+constants of a jaxpr), and equal estimators on problems of equal functions and shapes
+use one compilation.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from hypergrad import tree
+from hypergrad.estimators.base import Estimate, Estimator, Info, Target
+from hypergrad.problem import Problem
+from hypergrad.typing import HParams, Key, PyTree, Scalar
+from hypergrad.unroll import unroll
+
+
+class HypergradWarning(UserWarning):
+    """A hypergradient that should not be trusted as it stands."""
+
+
+def estimate(
+    problem: Problem, estimator: Estimator, hparams: HParams, state: PyTree, key: Key
+) -> tuple[Estimate, PyTree]:
+    """One estimate, compiled: `estimator.estimate(problem, hparams, state, key)`.
+
+    The only door to online estimators, whose state goes from call to call.
+
+    Args:
+      problem: the problem.
+      estimator: any estimator.
+      hparams: λ, any pytree of numbers and arrays.
+      state: what `estimator.init` or the last call returned.
+      key: the run's key.
+
+    Returns:
+      `(Estimate(value, hypergrad, info), state)`.
+
+    Raises:
+      ValueError: the estimator does not apply to the problem, with the reason.
+    """
+    _check(problem, estimator)
+    return _estimate(estimator, problem, tree.as_arrays(hparams), state, key)
+
+
+def value_and_hypergrad(
+    problem: Problem, estimator: Estimator, *, has_aux: bool = False
+) -> Callable[[HParams, Key], Any]:
+    """The function (λ, key) -> (F(λ), dF/dλ), as estimated by `estimator`.
+
+    Args:
+      problem: the problem.
+      estimator: an estimator of dF/dλ (or of a windowed or smoothed relative of it).
+      has_aux: also return the estimate's `info`.
+
+    Returns:
+      A compiled function `(hparams, key) -> (value, hypergrad)`, or
+      `((value, info), hypergrad)`; `hypergrad` is shaped like `hparams`. Called outside
+      of jit it warns (`HypergradWarning`) where F is finite and the hypergradient is
+      not.
+
+    Raises:
+      ValueError: the estimator has no hypergradient, or does not apply to the problem.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, hypergrad as hg
+      >>> problem = hg.Problem.from_step(
+      ...     start=lambda hp, tick: jnp.ones(()), step=lambda hp, s, tick: hp * s,
+      ...     outer_at=lambda hp, s, tick: s, num_steps=2)
+      >>> hg.value_and_hypergrad(problem, hg.Reverse())(3.0, jax.random.key(0))
+      (Array(9., dtype=float32), Array(6., dtype=float32))
+    """
+    _check(problem, estimator, needs_hypergrad=True)
+
+    def fn(hparams: HParams, key: Key):
+        result, _ = _estimate(estimator, problem, tree.as_arrays(hparams), (), key)
+        _warn_if_not_finite(result, estimator)
+        value = (result.value, result.info) if has_aux else result.value
+        return value, result.hypergrad
+
+    return fn
+
+
+def hypergrad(
+    problem: Problem, estimator: Estimator
+) -> Callable[[HParams, Key], HParams]:
+    """The function (λ, key) -> dF/dλ: `value_and_hypergrad` without the value."""
+    fn = value_and_hypergrad(problem, estimator)
+    return lambda hparams, key: fn(hparams, key)[1]
+
+
+def objective(
+    problem: Problem, estimator: Estimator, *, has_aux: bool = False
+) -> Callable[[HParams, Key], Any]:
+    """F as an ordinary scalar JAX function whose gradient *is* the estimate.
+
+    One `custom_jvp` with the rule dF = ⟨estimate, dλ⟩: linear in the tangent, so jvp,
+    grad, vmap, jit and any reparametrisation compose with every estimator.
+    Undifferentiated it costs one training. Integer leaves and keys of λ carry no
+    tangent.
+
+    Args:
+      problem: the problem.
+      estimator: an estimator of dF/dλ (or of a windowed or smoothed relative of it).
+      has_aux: return `(value, info)`, as `jax.grad(..., has_aux=True)` expects. Info is
+        treated as a constant.
+
+    Returns:
+      `(hparams, key) -> value`.
+
+    Raises:
+      ValueError: the estimator has no hypergradient, or does not apply to the problem.
+      TypeError: when a second derivative of an inexact estimator is asked for.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, hypergrad as hg
+      >>> problem = hg.Problem.from_step(
+      ...     start=lambda hp, tick: jnp.ones(()), step=lambda hp, s, tick: hp * s,
+      ...     outer_at=lambda hp, s, tick: s, num_steps=2)
+      >>> F = hg.objective(problem, hg.Reverse())
+      >>> jax.grad(lambda log: F(jnp.exp(log), jax.random.key(0)))(0.0)  # e^(2x)
+      Array(2., dtype=float32)
+    """
+    _check(problem, estimator, needs_hypergrad=True)
+
+    @jax.custom_jvp
+    def fn(hparams: HParams, key: Key):
+        return _value(problem, hparams, key)
+
+    @fn.defjvp
+    def _(primals, tangents):
+        hparams, key = primals
+        value, info, gradient = _differentiable_estimate(
+            estimator, problem, hparams, key
+        )
+        info_tangent = jax.tree.map(_zero_tangent, info)
+        return (value, info), (tree.vdot(gradient, tangents[0]), info_tangent)
+
+    def outer(hparams: HParams, key: Key):
+        value, info = fn(tree.as_arrays(hparams), key)
+        return (value, info) if has_aux else value
+
+    return outer
+
+
+def _differentiable_estimate(estimator, problem, hparams, key):
+    """(value, info, hypergrad) whose own derivative is right, or refused."""
+
+    @jax.custom_jvp
+    def first(hparams):
+        result, _ = _estimate(estimator, problem, hparams, (), key)
+        return result.value, result.info, result.hypergrad
+
+    @first.defjvp
+    def _(primals, tangents):
+        second = estimator.twice_differentiable()
+        if second is None:
+            raise TypeError(
+                f"second derivatives of {estimator} are refused: its estimate is "
+                "not an exact derivative, so differentiating it again would be "
+                "silently wrong. Use Reverse() or Forward()."
+            )
+
+        def again(hparams):
+            result, _ = _estimate(second, problem, hparams, (), key)
+            return result.value, result.info, result.hypergrad
+
+        return jax.jvp(again, primals, tangents)
+
+    return first(hparams)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _estimate(estimator, problem, hparams, state, key):
+    result, state = estimator.estimate(problem, hparams, state, key)
+    return result, state
+
+
+@jax.jit
+def _value(problem, hparams, key):
+    value, end = unroll(problem, hparams, key)
+    return value, Info(end)
+
+
+def _zero_tangent(x):
+    return jnp.zeros_like(x) if tree.is_inexact(x) else tree.without_tangent(x)
+
+
+def _check(problem, estimator, needs_hypergrad: bool = False):
+    if not isinstance(problem, Problem):
+        raise ValueError(f"problem must be a hypergrad.Problem, got {type(problem)}")
+    if isinstance(estimator, type):
+        raise ValueError(
+            f"estimator must be a value, got the class {estimator.__name__}: write "
+            f"{estimator.__name__}()"
+        )
+    if (reason := estimator.applies(problem)) is not None:
+        raise ValueError(f"{estimator} does not apply to this problem: {reason}")
+    if needs_hypergrad and estimator.target is Target.NOTHING:
+        raise ValueError(
+            f"{estimator} estimates the value alone; for a hypergradient use "
+            "Reverse() or Forward()"
+        )
+    if needs_hypergrad and estimator.target is Target.UPDATE:
+        raise ValueError(
+            f"{estimator} is online: it has no dF/dλ to return. Carry its state "
+            "yourself: state = estimator.init(problem, hparams, key), then "
+            "hypergrad.estimate(problem, estimator, hparams, state, key) at each step"
+        )
+
+
+def _warn_if_not_finite(result: Estimate, estimator) -> None:
+    leaves = jax.tree.leaves((result.value, result.hypergrad))
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return
+    value: Scalar = result.value
+    if jnp.isfinite(value) and not tree.all_finite(result.hypergrad):
+        warnings.warn(
+            f"{estimator}: F(λ) = {float(value):.6g} is finite but its hypergradient "
+            "is not. Either the optimiser has no finite derivative where a gradient is "
+            "zero (see hypergrad.safe_optax.check), or training is chaotic at this λ "
+            "(lower the rate, or truncate with Reverse(window=K)).",
+            HypergradWarning,
+            stacklevel=3,
+        )

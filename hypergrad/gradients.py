@@ -1,0 +1,115 @@
+"""The inner gradient ∇_w ℓ as an operator, and how that operator is differentiated.
+
+Training applies g(w, λ) = ∇_w ℓ(w, λ) at every step; a hypergradient needs the
+derivative of g. Reverse mode through g is reverse-over-reverse. Because the Hessian is
+symmetric, the same cotangent is also a *directional* derivative,
+
+    (∂g/∂(w, λ))ᵀ v  =  d/dε ∇_{(w, λ)} ℓ(w + ε v, λ)  at ε = 0,
+
+which forward-over-reverse computes without keeping the tape of the tape: less memory,
+fewer products (Kemaev et al. 2025, "MixFlow-MG"). `Mixed` does that and serves reverse
+mode only; `Plain` leaves everything to JAX and serves every mode.
+"""
+
+import functools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+
+from hypergrad import tree
+from hypergrad.typing import HParams, PyTree, Weights
+
+
+class LossWithAux(Protocol):
+    """`loss(weights, hparams, aux_in, constants) -> (scalar, aux_out)`."""
+
+    def __call__(
+        self, weights: Weights, hparams: HParams, aux: PyTree, constants: PyTree, /
+    ) -> tuple[jax.Array, PyTree]:
+        """The loss and the auxiliary output."""
+        ...
+
+
+class InnerGradient(ABC):
+    """`(loss, weights, hparams, aux, constants) -> (∇_w loss, aux_out)`, as a value."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        loss: LossWithAux,
+        weights: Weights,
+        hparams: HParams,
+        aux: PyTree,
+        constants: PyTree,
+        /,
+    ) -> tuple[Weights, PyTree]:
+        """The gradient at `weights` and the auxiliary output.
+
+        Args:
+          loss: `(weights, hparams, aux, constants) -> (scalar, aux_out)`.
+          weights: pytree w; the gradient has its shape.
+          hparams: pytree λ.
+          aux: what the loss carries from step to step (model state); may be empty.
+          constants: batch and keys; `Mixed` gives them no cotangent.
+        """
+
+
+@dataclass(frozen=True)
+class Plain(InnerGradient):
+    """∇_w ℓ(w, λ), differentiated by JAX's own rules (forward, reverse, any order)."""
+
+    def __call__(self, loss, weights, hparams, aux, constants, /):
+        """`jax.grad`."""
+        return jax.grad(loss, has_aux=True)(weights, hparams, aux, constants)
+
+
+@dataclass(frozen=True)
+class Mixed(InnerGradient):
+    """∇_w ℓ(w, λ), whose reverse-mode derivative is computed forward-over-reverse.
+
+    Same value as `Plain`. Forward mode through it is refused by JAX.
+    """
+
+    def __call__(self, loss, weights, hparams, aux, constants, /):
+        """`jax.grad` with a rule of its own."""
+        moving, fixed = tree.partition((weights, hparams, aux))
+        result: Any = _mixed(loss, moving, (fixed, constants))
+        return result
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mixed(loss, moving, rest):
+    fixed, constants = rest
+    weights, hparams, aux = tree.combine(moving, fixed)
+    return Plain()(loss, weights, hparams, aux, constants)
+
+
+def _mixed_forward(loss, moving, rest):
+    return _mixed(loss, moving, rest), (moving, rest)
+
+
+def _mixed_backward(loss, residuals, cotangents):
+    (weights, *others), (fixed, constants) = residuals
+    v, u = cotangents
+
+    def full_loss(moving):
+        return loss(*tree.combine(moving, fixed), constants)
+
+    def gradient(weights):
+        return jax.grad(full_loss, has_aux=True)((weights, *others))[0]
+
+    # ∇ of [ Dℓ · v + ⟨u, aux_out⟩ ]: one jvp of one gradient, and the aux's own vjp.
+    _, product = jax.jvp(gradient, (weights,), (v,))
+    if jax.tree.leaves(u):
+        _, pull = jax.vjp(lambda moving: full_loss(moving)[1], (weights, *others))
+        product = jax.tree.map(lambda a, b: a + b, product, pull(u)[0])
+    return product, None
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
+
+
+GRADIENTS: dict[str, type] = {cls.__name__: cls for cls in (Plain, Mixed)}
+"""Every inner gradient by name, for configs."""

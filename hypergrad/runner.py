@@ -1,0 +1,213 @@
+"""Many trainings at once: how they are laid out, what they cost, training afresh."""
+
+import functools
+import math
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hypergrad import tree
+from hypergrad.api import estimate
+from hypergrad.estimators import Estimator, Target, Value
+from hypergrad.problem import Problem
+from hypergrad.space import Space
+from hypergrad.typing import HParams, Key, PyTree
+from hypergrad.unroll import train
+
+
+class Execution(ABC):
+    """How independent trainings share the machine; the numbers do not depend on it."""
+
+    @abstractmethod
+    def map(self, fn: Callable, xs: PyTree) -> PyTree:
+        """`fn` of every row of `xs`, stacked."""
+
+
+@dataclass(frozen=True)
+class Loop(Execution):
+    """One after another: best where one training already fills the cores."""
+
+    def map(self, fn, xs):
+        """`lax.map`."""
+        return jax.lax.map(fn, xs)
+
+
+@dataclass(frozen=True)
+class Chunk(Execution):
+    """`size` at a time under vmap."""
+
+    size: int = 4
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"Chunk.size must be >= 1, got {self.size}")
+
+    def map(self, fn, xs):
+        """`lax.map` of vmapped chunks."""
+        return jax.lax.map(fn, xs, batch_size=self.size)
+
+
+@dataclass(frozen=True)
+class Vmap(Execution):
+    """All side by side: best on an accelerator, while memory lasts."""
+
+    def map(self, fn, xs):
+        """`jax.vmap`."""
+        return jax.vmap(fn)(xs)
+
+
+EXECUTIONS: dict[str, type] = {"loop": Loop, "chunk": Chunk, "vmap": Vmap}
+"""Every execution by name, for configs."""
+
+
+class Evaluations(NamedTuple):
+    """F [n] and dF/dz [n, d] (None from an estimator without hypergradient)."""
+
+    values: jax.Array
+    grads: jax.Array | None
+
+
+def evaluate(
+    problem: Problem,
+    space: Space,
+    estimator: Estimator,
+    coords: jax.Array,
+    keys: Key,
+    execution: Execution = Loop(),
+) -> Evaluations:
+    """F and its estimated gradient at each of n coordinates, each with its key.
+
+    Args:
+      problem: the problem.
+      space: maps coordinates z to λ.
+      estimator: any episodic estimator; `Value()` for F alone.
+      coords: [n, d].
+      keys: n keys, one for each training.
+      execution: how the n trainings are laid out.
+
+    Returns:
+      `Evaluations`, with gradients in coordinates: (dλ/dz)ᵀ dF/dλ.
+    """
+
+    def one(trial):
+        z, key = trial
+        hparams, pull_back = jax.vjp(space.from_coords, z)
+        result, _ = estimator.estimate(problem, hparams, (), key)
+        if estimator.target is Target.NOTHING:
+            return Evaluations(result.value, None)
+        return Evaluations(result.value, pull_back(result.hypergrad)[0])
+
+    return execution.map(one, (coords, keys))
+
+
+@functools.partial(jax.jit, static_argnames=("score", "execution"))
+def retrain(
+    problem: Problem,
+    hparams: HParams,
+    keys: Key,
+    score: Callable[[PyTree, HParams], PyTree],
+    execution: Execution = Loop(),
+) -> PyTree:
+    """`score(state, hparams)` after training with λ from each of n keys.
+
+    Args:
+      problem: the problem.
+      hparams: λ, the same for every key.
+      keys: n keys, none of which the search has seen.
+      score: pure function `(inner state after training, hparams) -> pytree`.
+      execution: how the n trainings are laid out.
+
+    Returns:
+      The scores, stacked along a leading axis of n.
+    """
+    return execution.map(lambda key: score(train(problem, hparams, key), hparams), keys)
+
+
+def cost_multiple(
+    problem: Problem,
+    estimator: Estimator,
+    hparams: HParams,
+    key: Key,
+    repeats: int = 5,
+) -> float:
+    """Time of one estimate in inner trainings, rounded up to the next half.
+
+    The two are timed in turn, after compilation; the ratio is of the medians. Measure
+    it once and write it down: a budget must not depend on a clock.
+
+    Args:
+      problem: the problem.
+      estimator: the estimator to price.
+      hparams: λ.
+      key: the run's key.
+      repeats: timed rounds.
+
+    Returns:
+      A multiple of one half, at least 1.
+    """
+    ratio = _median_time_ratio(
+        lambda: estimate(problem, estimator, hparams, (), key)[0].value,
+        lambda: estimate(problem, Value(), hparams, (), key)[0].value,
+        repeats,
+    )
+    return max(1.0, math.ceil(2 * ratio) / 2)
+
+
+def choose_execution(
+    problem: Problem,
+    space: Space,
+    estimator: Estimator,
+    key: Key,
+    num_trials: int,
+    repeats: int = 3,
+) -> Execution:
+    """The fastest of `Loop`, `Chunk` and `Vmap` for `num_trials` trainings, measured.
+
+    Args:
+      problem: the problem.
+      space: its space.
+      estimator: the estimator to run.
+      key: the run's key.
+      num_trials: trainings side by side (the searcher's batch, or the fresh keys).
+      repeats: timed rounds.
+
+    Returns:
+      An execution; `Loop()` without measuring where there is one training only.
+    """
+    if num_trials == 1:
+        return Loop()
+    coords = tree.as_arrays(space.to_coords(space.defaults()))
+    coords = jnp.tile(coords, (num_trials, 1))
+    keys = jax.random.split(key, num_trials)
+    candidates = [Loop(), Vmap(), *(Chunk(n) for n in (4,) if n < num_trials)]
+    run = jax.jit(evaluate, static_argnums=(1, 2, 5))
+
+    def timed(execution):
+        start = time.perf_counter()
+        jax.block_until_ready(run(problem, space, estimator, coords, keys, execution))
+        return time.perf_counter() - start
+
+    for execution in candidates:
+        timed(execution)  # compile
+    rounds = [[timed(execution) for execution in candidates] for _ in range(repeats)]
+    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    return candidates[medians.index(min(medians))]
+
+
+def _median_time_ratio(fn, reference, repeats: int) -> float:
+    def timed(call):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - start
+
+    for call in (fn, reference):
+        timed(call)  # compile
+    rounds = [(timed(fn), timed(reference)) for _ in range(repeats)]
+    times, references = zip(*rounds, strict=True)
+    return statistics.median(times) / statistics.median(references)

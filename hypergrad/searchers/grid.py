@@ -1,0 +1,106 @@
+"""Grid search over tied coordinates."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypergrad.searchers.base import PlannedSearch
+from hypergrad.space import Space, Ties
+from hypergrad.typing import Key
+
+Axes = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@final
+@dataclass(frozen=True)
+class GridSearch(PlannedSearch):
+    """u ∈ Π_a {(i + ½)/L_a : i < L_a}: a full factorial, over a few tied axes.
+
+    A grid in many dimensions has too few levels to have a point, so all coordinates of
+    an axis move together through the cube, and coordinates of no axis keep their
+    default. Of n trials the first is the default; the others are a grid of L = ⌊(n -
+    1)^(1/m)⌋ levels on each of the m axes, and one more on earlier axes while that
+    fits. An axis left with a single level stays at its default. Levels are the centres
+    of equal cells: on the bounds of a space, trials would be wasted on extremes.
+
+    Args:
+        batch: points per ask.
+        ties: axis name -> names of hyperparameters (or single coordinates) tied to it,
+            the most important axis first; None makes every hyperparameter an axis.
+
+    >>> from hypergrad.hyperparameters import Linear
+    >>> space = Space({"a": Linear(0.0, 1.0, shape=3), "b": Linear(0.0, 1.0)})
+    >>> print(GridSearch().describe(space, 30))
+    grid over a × b: 5×5 = 25 points and the default; tied: a (3 coordinates)
+    """
+
+    ties: Axes | Mapping[str, Iterable[str]] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ties is not None:
+            pairs = self.ties.items() if isinstance(self.ties, Mapping) else self.ties
+            ties = tuple((axis, tuple(names)) for axis, names in pairs)
+            if not ties:
+                raise ValueError(
+                    "ties must name at least one axis, or be None; got none"
+                )
+            object.__setattr__(self, "ties", ties)
+
+    def plan(self, space: Space, num_trials: int, key: Key) -> jax.Array:
+        """The grid, its last axis moving fastest; the key is not used."""
+        del key
+        levels = self._levels(space, num_trials)
+        if not levels:
+            return jnp.zeros((0, space.dim))
+        centers = [(np.arange(count) + 0.5) / count for count in levels.values()]
+        cube = np.stack(np.meshgrid(*centers, indexing="ij"), axis=-1)
+        axes = dict(self._ties(space).axes)
+        ties = space.tie({axis: axes[axis] for axis in levels})
+        return jax.vmap(ties.expand)(jnp.asarray(cube.reshape(-1, len(levels)), float))
+
+    def num_trials(self, space: Space, budget_trials: int) -> int:
+        """The default and the points of the largest grid that the budget holds."""
+        levels = self._levels(space, budget_trials)
+        return 1 + math.prod(levels.values()) if levels else 1
+
+    def describe(self, space: Space, num_trials: int) -> str:
+        """The axes, the number of levels of each, and which coordinates are tied."""
+        levels = self._levels(space, num_trials)
+        if not levels:
+            return "grid of no axis: the default alone"
+        ties = self._ties(space)
+        sizes = {axis: ties.axis_of.count(i) for i, axis in enumerate(ties.names)}
+        tied = [
+            f"{axis} ({sizes[axis]} coordinates)" for axis in levels if sizes[axis] > 1
+        ]
+        held = space.dim - sum(sizes[axis] for axis in levels)
+        return (
+            f"grid over {' × '.join(levels)}: {'×'.join(map(str, levels.values()))} = "
+            f"{math.prod(levels.values())} points and the default"
+            + (f"; tied: {', '.join(tied)}" if tied else "")
+            + (f"; {held} coordinates stay at their default" if held else "")
+        )
+
+    def _ties(self, space: Space) -> Ties:
+        own = tuple((name, (name,)) for name, _ in space.entries)
+        return space.tie(dict(own if self.ties is None else self.ties))
+
+    def _levels(self, space: Space, num_trials: int) -> dict[str, int]:
+        """Levels of every axis that has more than one."""
+        names, room = self._ties(space).names, max(num_trials - 1, 1)
+        base = 1
+        while (base + 1) ** len(names) <= room:
+            base += 1
+        levels = dict.fromkeys(names, base)
+        for name in names:
+            others = math.prod(levels.values()) // base
+            if others * (base + 1) > room:
+                break
+            levels[name] = base + 1
+        return {name: count for name, count in levels.items() if count > 1}

@@ -1,0 +1,237 @@
+"""A study: ask for coordinates, estimate there, tell the searcher; again and again.
+
+The loop is a scan, so a whole study is one compiled program; cut into rounds, it can be
+watched, recorded and resumed, and gives the same numbers.
+"""
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypergrad.estimators import Estimator, Target, Value
+from hypergrad.problem import Problem
+from hypergrad.runner import Execution, Loop, evaluate
+from hypergrad.searchers import Searcher
+from hypergrad.space import Space
+from hypergrad.typing import HParams, Key, PyTree
+
+
+class Trials(NamedTuple):
+    """What was tried, in order: z [n, d], F [n] and ‖dF/dz‖₂ [n] (NaN if unknown)."""
+
+    coords: jax.Array
+    values: jax.Array
+    grad_norms: jax.Array
+
+
+class TrainingKeys(ABC):
+    """Which key the training of trial i uses; the same for every searcher."""
+
+    @abstractmethod
+    def of(self, key: Key, trials: jax.Array) -> Key:
+        """The keys of trials [n], from the study's key."""
+
+
+@dataclass(frozen=True)
+class FreshKeys(TrainingKeys):
+    """A new key for each trial: the search sees E F over keys, through noise."""
+
+    def of(self, key, trials):
+        """`fold_in(key, i)`."""
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(trials)
+
+
+@dataclass(frozen=True)
+class SameKey(TrainingKeys):
+    """One key for all: F is deterministic, and may be fitted to that key."""
+
+    def of(self, key, trials):
+        """`fold_in(key, 0)`, whatever i."""
+        return jax.vmap(lambda _: jax.random.fold_in(key, 0))(trials)
+
+
+TRAINING_KEYS: dict[str, type] = {cls.__name__: cls for cls in (FreshKeys, SameKey)}
+"""Both by name, for configs."""
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "space",
+        "searcher",
+        "estimator",
+        "num_rounds",
+        "execution",
+        "training_keys",
+    ),
+)
+def advance(
+    problem: Problem,
+    space: Space,
+    searcher: Searcher,
+    estimator: Estimator,
+    state: PyTree,
+    key: Key,
+    num_rounds: int,
+    *,
+    first: int | jax.Array = 0,
+    execution: Execution = Loop(),
+    training_keys: TrainingKeys = SameKey(),
+) -> tuple[PyTree, Trials]:
+    """`num_rounds` rounds of ask, estimate, tell, as one program.
+
+    Args:
+      problem: the problem.
+      space: its space.
+      searcher: proposes and learns.
+      estimator: gives F and, if the searcher needs it, dF/dλ.
+      state: the searcher's state.
+      key: the study's key for training.
+      num_rounds: static.
+      first: how many trials have been done before.
+      execution: how the trainings of one round are laid out.
+      training_keys: which key each trial trains with.
+
+    Returns:
+      `(state, trials)`, with num_rounds · searcher.batch trials.
+    """
+
+    def one_round(state, i):
+        coords, state = searcher.ask(space, state)
+        trials = first + i * searcher.batch + jnp.arange(searcher.batch)
+        keys = training_keys.of(key, trials)
+        values, grads = evaluate(problem, space, estimator, coords, keys, execution)
+        state = searcher.tell(space, state, coords, values, grads)
+        if grads is None:
+            norms = jnp.full(values.shape, jnp.nan, values.dtype)
+        else:
+            norms = jnp.linalg.norm(grads, axis=1).astype(values.dtype)
+        return state, Trials(coords, values, norms)
+
+    state, rounds = jax.lax.scan(one_round, state, jnp.arange(num_rounds))
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+      space: where it searched.
+      trials: all trials in order.
+    """
+
+    space: Space
+    trials: Trials
+
+    @property
+    def best(self) -> int:
+        """Index of the best finite trial (0 if none is finite)."""
+        return best_index(np.asarray(self.trials.values))
+
+    @property
+    def best_value(self) -> float:
+        """F of the best trial."""
+        return float(self.trials.values[self.best])
+
+    @property
+    def best_hparams(self) -> HParams:
+        """λ of the best trial."""
+        return self.space.from_coords(self.trials.coords[self.best])
+
+    @property
+    def best_so_far(self) -> np.ndarray:
+        """[n]: smallest finite F among the first i + 1 trials (∞ before any)."""
+        values = np.asarray(self.trials.values)
+        return np.minimum.accumulate(np.where(np.isfinite(values), values, np.inf))
+
+
+def best_index(values: np.ndarray) -> int:
+    """The smallest finite value; diverged runs never win."""
+    return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+
+
+def num_rounds(searcher: Searcher, space: Space, num_trials: int) -> int:
+    """Rounds that fit `num_trials`; at least one."""
+    usable = searcher.num_trials(space, num_trials)
+    return max(1, math.floor(usable / searcher.batch))
+
+
+def check_pair(searcher: Searcher, estimator: Estimator) -> None:
+    """Raise a `ValueError` if the searcher cannot work with the estimator."""
+    if searcher.needs_gradient and estimator.target is Target.NOTHING:
+        raise ValueError(
+            f"{type(searcher).__name__} needs a hypergradient, and {estimator} gives "
+            "none: pass estimator=Reverse() or Forward()"
+        )
+    if estimator.target is Target.UPDATE:
+        raise ValueError(
+            f"{estimator} updates λ while it trains and cannot answer ask / tell; call "
+            "hypergrad.estimate with its state instead"
+        )
+
+
+def search(
+    problem: Problem,
+    space: Space,
+    searcher: Searcher,
+    *,
+    estimator: Estimator = Value(),
+    num_trials: int,
+    key: Key,
+    execution: Execution = Loop(),
+    training_keys: TrainingKeys = SameKey(),
+) -> StudyResult:
+    """Search for the λ with the least F in `num_trials` estimates, compiled as one.
+
+    Train the winner again with fresh keys (`hypergrad.retrain`) before believing it.
+
+    Args:
+      problem: the problem.
+      space: hyperparameters with their bounds; trial 0 is its default.
+      searcher: a value of `hypergrad.searchers`.
+      estimator: needs a hypergradient if the searcher does.
+      num_trials: estimates to spend; rounded down to whole rounds of the searcher.
+      key: splits into the searcher's and the trainings' key.
+      execution: how the trainings of one round are laid out.
+      training_keys: `SameKey()`: F is one deterministic function. `FreshKeys()`: every
+        trial trains with a key of its own, which many hyperparameters cannot be
+        fitted to.
+
+    Returns:
+      A `StudyResult`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, hypergrad as hg
+      >>> problem = hg.Problem.from_step(
+      ...     start=lambda hp, tick: jnp.ones(()), step=lambda hp, s, tick: s,
+      ...     outer_at=lambda hp, s, tick: (hp["x"] - 2.0) ** 2, num_steps=1)
+      >>> space = hg.Space({"x": hg.Linear(0.0, 4.0, default=1.0)})
+      >>> descent = hg.GradientSearch(hg.Outer("sgd", learning_rate=0.25), starts=1)
+      >>> study = hg.search(problem, space, descent, estimator=hg.Forward(),
+      ...                   num_trials=20, key=jax.random.key(0))
+      >>> round(float(study.best_hparams["x"]), 3)
+      2.0
+    """
+    check_pair(searcher, estimator)
+    search_key, train_key = jax.random.split(key)
+    rounds = num_rounds(searcher, space, num_trials)
+    state = searcher.init(space, rounds * searcher.batch, search_key)
+    _, trials = advance(
+        problem,
+        space,
+        searcher,
+        estimator,
+        state,
+        train_key,
+        rounds,
+        execution=execution,
+        training_keys=training_keys,
+    )
+    return StudyResult(space, trials)

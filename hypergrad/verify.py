@@ -1,0 +1,155 @@
+"""Is this hypergradient right, and how far from λ is it useful?"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from hypergrad import tree
+from hypergrad.api import value_and_hypergrad
+from hypergrad.estimators.base import Estimator, objective_of_floats
+from hypergrad.problem import Problem
+from hypergrad.typing import HParams, Key
+from hypergrad.unroll import unroll
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found, per direction and together.
+
+    Attributes:
+      estimator: the estimator that was asked.
+      value: F(λ).
+      norm: ‖dF/dλ‖₂.
+      slopes: ⟨estimate, u⟩ along each unit direction u.
+      jvp_error: largest |⟨estimate, u⟩ − jvp of F along u| relative to `norm`.
+      steps: the step sizes h, relative to ‖λ‖ + 1, decreasing.
+      difference_errors: for each h the largest |⟨estimate, u⟩ − central difference|
+        relative to `norm`.
+      tolerance: what counts as agreement.
+      useful_within: the largest h (and all below it down to the best) at which the
+        slope still predicts F(λ + hu) − F(λ − hu) to 10%; 0 if nowhere.
+    """
+
+    estimator: str
+    value: float
+    norm: float
+    slopes: tuple[float, ...]
+    jvp_error: float
+    steps: tuple[float, ...]
+    difference_errors: tuple[float, ...]
+    tolerance: float
+    useful_within: float
+
+    @property
+    def difference_error(self) -> float:
+        """The error at the best step size of the sweep."""
+        return min(self.difference_errors)
+
+    @property
+    def ok(self) -> bool:
+        """Whether jvp and central differences both agree with the estimate."""
+        # NaN compares false, so a NaN is never ok.
+        return self.jvp_error <= self.tolerance and (
+            self.difference_error <= max(1e-6, self.tolerance)
+        )
+
+    def __str__(self) -> str:
+        """A short report."""
+        verdict = "agrees with" if self.ok else "DISAGREES with"
+        lines = [
+            f"{self.estimator} {verdict} forward mode and differences in float64",
+            f"  F(λ) = {self.value:.10g}, ‖dF/dλ‖ = {self.norm:.6g}",
+            f"  against jvp: relative error {self.jvp_error:.2e}",
+            f"  against differences: {self.difference_error:.2e} at the best step",
+            f"  useful within a relative step of {self.useful_within:.1e}",
+            "  step       error",
+        ]
+        pairs = zip(self.steps, self.difference_errors, strict=True)
+        return "\n".join(lines + [f"  {h:.1e}   {error:.2e}" for h, error in pairs])
+
+
+def verify(
+    problem: Problem,
+    estimator: Estimator,
+    hparams: HParams,
+    key: Key,
+    *,
+    num_directions: int = 3,
+    tolerance: float = 1e-8,
+) -> Verification:
+    """Compare ⟨estimate, u⟩ with jvp and with (F(λ + hu) − F(λ − hu)) / 2h over many h.
+
+    All is computed in float64 whatever the session's default, along random unit
+    directions u in λ.
+
+    Args:
+      problem: the problem; its floating data are cast to float64.
+      estimator: the estimator to check.
+      hparams: λ.
+      key: the run's key; also draws the directions.
+      num_directions: how many u.
+      tolerance: relative error allowed against jvp (differences: at least 1e-6).
+
+    Returns:
+      A `Verification`; print it, or test `.ok`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, hypergrad as hg
+      >>> problem = hg.Problem.from_step(
+      ...     start=lambda hp, tick: jnp.ones(()), step=lambda hp, s, tick: hp * s,
+      ...     outer_at=lambda hp, s, tick: s, num_steps=5)
+      >>> hg.verify(problem, hg.Reverse(), 1.1, jax.random.key(0)).ok
+      True
+    """
+    with jax.enable_x64(True):
+        problem = tree.cast_floats(problem, jnp.float64)
+        hparams = tree.cast_floats(tree.as_arrays(hparams), jnp.float64)
+        value, estimate = value_and_hypergrad(problem, estimator)(hparams, key)
+
+        run, floats, _ = objective_of_floats(
+            lambda hparams: unroll(problem, hparams, key)[0], hparams
+        )
+        vector, unravel = tree.ravel(floats)
+        gradient, _ = tree.ravel(tree.partition_tangent(estimate)[0])
+        f = jax.jit(lambda v: run(unravel(v)))
+        pushforward = jax.jit(lambda u: jax.jvp(f, (vector,), (u,))[1])
+
+        directions = jax.random.normal(
+            jax.random.fold_in(key, 0), (num_directions, vector.size), jnp.float64
+        )
+        directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
+        norm = float(jnp.linalg.norm(gradient))
+        scale = norm if norm > 0 else 1.0
+        size = float(jnp.linalg.norm(vector)) + 1.0
+        slopes = [float(gradient @ u) for u in directions]
+        tangents = [float(pushforward(u)) for u in directions]
+
+        steps = tuple(10.0**-i for i in range(10))
+        errors, useful = [], 0.0
+        for h in steps:
+            differences = [
+                float(f(vector + h * size * u) - f(vector - h * size * u))
+                / (2 * h * size)
+                for u in directions
+            ]
+            gaps = [abs(a - b) for a, b in zip(slopes, differences, strict=True)]
+            errors.append(max(gaps) / scale)
+            # Infinite where F diverged: no agreement, though ∞ <= 0.1 ∞ holds.
+            pairs = zip(gaps, differences, strict=True)
+            if not useful and all(gap <= 0.1 * abs(d) < math.inf for gap, d in pairs):
+                useful = h
+
+    jvp_gaps = [abs(a - b) for a, b in zip(slopes, tangents, strict=True)]
+    return Verification(
+        estimator=str(estimator),
+        value=float(value),
+        norm=norm,
+        slopes=tuple(slopes),
+        jvp_error=max(jvp_gaps) / scale,
+        steps=steps,
+        difference_errors=tuple(errors),
+        tolerance=tolerance,
+        useful_within=useful,
+    )

@@ -1,0 +1,112 @@
+"""Bayesian search on functions of known minimum, and how it tames its targets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypergrad.hyperparameters import Linear
+from hypergrad.searchers import BayesianSearch, RandomSearch
+from hypergrad.searchers.bayesian import standardise
+from hypergrad.space import Space
+from tests.searching import cube, jitted_study, quadratic, study
+
+
+def branin(z):
+    x, y = 15 * z[0] - 5, 15 * z[1]
+    parabola = y - 5.1 * x**2 / (4 * jnp.pi**2) + 5 * x / jnp.pi - 6
+    return parabola**2 + 10 * (1 - 1 / (8 * jnp.pi)) * jnp.cos(x) + 10
+
+
+def hartmann6(z):
+    weights = jnp.array([1.0, 1.2, 3.0, 3.2])
+    scales = jnp.array(
+        [
+            [10, 3, 17, 3.5, 1.7, 8],
+            [0.05, 10, 17, 0.1, 8, 14],
+            [3, 3.5, 1.7, 10, 17, 8],
+            [17, 8, 0.05, 10, 0.1, 14],
+        ]
+    )
+    centers = 1e-4 * jnp.array(
+        [
+            [1312, 1696, 5569, 124, 8283, 5886],
+            [2329, 4135, 8307, 3736, 1004, 9991],
+            [2348, 1451, 3522, 2883, 3047, 6650],
+            [4047, 8828, 8732, 5743, 1091, 381],
+        ]
+    )
+    square = jnp.sum(scales * (z[None] - centers) ** 2, 1)
+    return -jnp.sum(weights * jnp.exp(-square))
+
+
+def seeds(searcher, function, space, num_trials, num_seeds):
+    """A few studies: coords [s, n, d], values [s, n]."""
+    run = jax.jit(lambda key: study(searcher, space, function, num_trials, key))
+    runs = [run(jax.random.key(seed)) for seed in range(num_seeds)]
+    return tuple(np.stack(part) for part in zip(*runs, strict=True))
+
+
+def test_finds_the_minimum_of_branin():
+    minimum = 0.397887
+    _, bayesian = seeds(BayesianSearch(fit_steps=15), branin, cube(2), 30, 5)
+    _, random = seeds(RandomSearch(), branin, cube(2), 30, 5)
+    assert bayesian.min() >= minimum - 1e-5
+    assert np.median(bayesian.min(1)) < minimum + 0.05
+    assert np.median(bayesian.min(1)) < np.median(random.min(1)) - 0.3
+
+
+def closest_pair(batch):
+    gaps = np.linalg.norm(batch[:, None] - batch[None], axis=-1)
+    return gaps[np.triu_indices(len(batch), 1)].min()
+
+
+def test_batches_hold_different_points(key):
+    searcher = BayesianSearch(batch=4, fit_steps=5, num_candidates=64)
+    coords, _ = jitted_study(searcher, cube(2), quadratic, 20, key)
+    for batch in np.asarray(coords).reshape(-1, 4, 2):
+        assert closest_pair(batch) > 1e-3
+
+
+@pytest.mark.slow
+def test_batches_find_the_minimum_of_hartmann():
+    searcher = BayesianSearch(batch=4, fit_steps=15, num_candidates=256)
+    coords, values = seeds(searcher, hartmann6, cube(6), 60, 3)
+    # minima at -3.322 and -3.20; random search ends at about -1.7
+    assert np.median(values.min(1)) < -3.0
+    for batch in coords.reshape(-1, 4, 6):
+        assert closest_pair(batch) > 1e-4
+
+
+def test_learns_in_grouped_high_dimension(key):
+    space = Space({"a": Linear(0.0, 1.0, shape=20), "b": Linear(0.0, 1.0, shape=20)})
+    searcher = BayesianSearch(fit_steps=10, num_candidates=256)
+    state = searcher.init(space, 30, key)
+    assert state.params.log_length.shape == (2,)
+    _, found = jitted_study(searcher, space, quadratic, 30, key)
+    _, random = jitted_study(RandomSearch(), space, quadratic, 30, key)
+    assert found.min() < 0.8 * random.min()
+
+
+def test_standardise_tames_what_diverged():
+    values = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0, jnp.nan, -jnp.inf, 1e30, jnp.nan])
+    mask = jnp.arange(9) < 8
+    y = np.asarray(standardise(values, mask))
+    np.testing.assert_allclose(y[:8].mean(), 0.0, atol=1e-12)
+    np.testing.assert_allclose(y[:8].std(), 1.0)
+    np.testing.assert_allclose(np.diff(y[:5]), y[1] - y[0])  # the good ones keep shape
+    np.testing.assert_allclose(y[5:8], y[5])  # NaN, -inf and 1e30 are all the worst
+    assert y[5] > y[4]
+    assert y[8] == 0
+
+
+@pytest.mark.parametrize("values", [[jnp.nan] * 4, [2.0] * 4, [jnp.inf, 1.0, 1.0, 1.0]])
+def test_standardise_of_nothing_to_tell_apart_is_zero(values):
+    y = standardise(jnp.array(values), jnp.full(4, True))
+    np.testing.assert_array_equal(y, np.zeros(4))
+
+
+def test_standardise_up_to_the_largest_float():
+    with jax.enable_x64(False):
+        y = standardise(jnp.array([-3e38, 3e38, 3e38, 0.0]), jnp.full(4, True))
+        assert np.all(np.isfinite(y))

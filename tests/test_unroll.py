@@ -1,0 +1,121 @@
+"""The loop: checkpointing changes memory, never numbers; compile time ignores T."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hypergrad as hg
+from hypergrad.api import _estimate
+from hypergrad.unroll import CHECKPOINTS, loop
+from tests.problems import cubic, digits, ridge
+
+
+@pytest.mark.parametrize("checkpoint", [make() for make in CHECKPOINTS.values()])
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 7, 16, 30])
+def test_loop_counts_every_step_once(checkpoint, num_steps):
+    def body(carry, t):
+        return carry[0] + 1, carry[1].at[t - 3].add(1)
+
+    counts = jnp.zeros(num_steps + 1, int)
+    total, counts = loop(
+        body, (jnp.zeros((), int), counts), num_steps, checkpoint=checkpoint, first=3
+    )
+    assert int(total) == num_steps
+    assert counts.tolist() == [1] * num_steps + [0]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 10, 63, 64, 65, 1000, 1001])
+@pytest.mark.parametrize(
+    "checkpoint", [hg.Segments(), hg.Segments(7), hg.Tree(), hg.Tree(4), hg.Tree(1)]
+)
+def test_nested_lengths_cover_the_loop_without_much_waste(checkpoint, num_steps):
+    lengths = checkpoint.lengths(num_steps)
+    inner = int(np.prod(lengths[1:]))
+    assert int(np.prod(lengths)) >= num_steps
+    assert (lengths[0] - 1) * inner < num_steps, "the last segment is not empty"
+
+
+def compiled(estimator, num_steps, **changes):
+    problem, hparams = digits(num_steps, dtype=jnp.float32, **changes)
+    return _estimate.lower(estimator, problem, hparams, (), jax.random.key(0)).compile()
+
+
+def temp_bytes(estimator, num_steps, **changes):
+    return (
+        compiled(estimator, num_steps, **changes).memory_analysis().temp_size_in_bytes
+    )
+
+
+def test_memory_of_the_digits_mlp_at_a_thousand_steps():
+    """XLA's own figures: segments at most 1/15 of none, tree less still."""
+    with jax.enable_x64(False):
+        large = {"sizes": (64, 128, 128, 10), "batch_size": 100}
+        none, every, segments, tree = (
+            temp_bytes(hg.Reverse(checkpoint), 1000, **large)
+            for checkpoint in (
+                hg.NoCheckpoint(),
+                hg.EveryStep(),
+                hg.Segments(),
+                hg.Tree(),
+            )
+        )
+        forward = temp_bytes(hg.Value(), 1000, **large)
+    assert none > every > segments > tree > forward
+    assert segments <= none / 15, (none, segments)
+    assert tree < segments
+
+
+@pytest.mark.parametrize(
+    "estimator", [hg.Reverse(), hg.Reverse(hg.Segments()), hg.Reverse(hg.Tree())]
+)
+def test_the_program_does_not_grow_with_the_number_of_steps(estimator, key):
+    """Compile time follows program size, which is exact where a clock is not."""
+
+    def lines(num_steps):
+        problem = ridge(num_steps, batch_size=5)
+        hparams = {"lr": jnp.asarray(0.1), "l2": jnp.asarray(0.1)}
+        lowered = _estimate.lower(estimator, problem, hparams, (), key)
+        return len(lowered.as_text().splitlines())
+
+    # None is a product of its arities, so that all mask the steps past the end.
+    assert lines(9_999) <= 1.02 * lines(99)
+    assert lines(9_999) <= 1.05 * lines(11)
+
+
+def test_train_returns_the_last_state(key):
+    assert float(hg.train(cubic(3), 2.0, key)) == 8.0
+    value, state = hg.unroll(cubic(3, outer_every=1), 2.0, key)
+    assert (float(value), float(state)) == (2.0 + 4.0 + 8.0, 8.0)
+    value, _ = hg.unroll(cubic(5, outer_every=2), 2.0, key)
+    assert float(value) == 4.0 + 16.0
+
+
+def from_step(start=None, step=None, outer=None):
+    return hg.Problem.from_step(
+        start or (lambda hp, tick: jnp.zeros(3)),
+        step or (lambda hp, s, tick: s),
+        outer or (lambda hp, s, tick: s.sum()),
+        num_steps=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (from_step(step=lambda hp, s, tick: s[:2]), r"start gave float64\[3\]"),
+        (
+            from_step(step=lambda hp, s, tick: (s, s)),
+            "of the structure that start gave",
+        ),
+        (from_step(outer=lambda hp, s, tick: s), r"got shape \(3,\)"),
+        (from_step(outer=lambda hp, s, tick: 1), "real scalar"),
+        (
+            from_step(step=lambda hp, s, tick: s.astype(jnp.float32)),
+            "step returned float32",
+        ),
+    ],
+)
+def test_wrong_functions_are_named(problem, message, key):
+    with pytest.raises(ValueError, match=message):
+        hg.value_and_hypergrad(problem, hg.Reverse())(1.0, key)
