@@ -38,6 +38,8 @@ class Budget(Frozen):
     Attributes:
         trainings: cost in inner-training equivalents, the unit of every comparison.
         cost_multiple: cost of one gradient in that unit; "measure" once, then pinned.
+        finalists: best trials that are trained again with `retrain` keys each, beyond
+            the budget; the one of least mean F is chosen. One trial can be lucky.
         retrain: fresh keys with which the chosen λ is trained again; only they see
             test data.
         execution: how trials and seeds are laid out; "auto" measures once.
@@ -47,6 +49,7 @@ class Budget(Frozen):
 
     trainings: Annotated[int, Field(ge=1)] = 100
     cost_multiple: Literal["measure"] | Annotated[float, Field(ge=1)] = "measure"
+    finalists: Annotated[int, Field(ge=1)] = 1
     retrain: Annotated[int, Field(ge=1)] = 5
     execution: Literal["auto", "loop", "vmap", "chunk"] = "auto"
     training_keys: Literal["SameKey", "FreshKeys"] = "SameKey"

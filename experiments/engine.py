@@ -40,12 +40,13 @@ class Keys(NamedTuple):
 
     search: jax.Array
     train: jax.Array
+    select: jax.Array
     retrain: jax.Array
 
     @classmethod
     def of(cls, seed: int) -> "Keys":
-        """Three independent keys."""
-        return cls(*jax.random.split(jax.random.key(seed), 3))
+        """Four independent keys."""
+        return cls(*jax.random.split(jax.random.key(seed), 4))
 
 
 class Pinned(NamedTuple):
@@ -100,7 +101,12 @@ def run_experiment(
         metric=task.metric,
         higher_is_better=task.higher_is_better,
         studies=[
-            StudyResult(label=label, title=titles[label], methods=methods)
+            StudyResult(
+                label=label,
+                title=titles[label],
+                methods=methods,
+                notes=_notes(experiment, label),
+            )
             for label, methods in studies.items()
         ],
         reproduction=Reproduction(
@@ -125,11 +131,21 @@ def run_cell(
 
 
 class Programs:
-    """Compiled programs, shared by the seeds of a cell; compiling is timed apart."""
+    """What equal cells share: compiled programs and measurements, by name.
+
+    Compiling is timed apart.
+    """
 
     def __init__(self):
         self._compiled: dict[Any, Callable] = {}
+        self._measured: dict[Any, Any] = {}
         self.seconds = 0.0
+
+    def measured(self, name: tuple, measure: Callable[[], Any]) -> Any:
+        """`measure()`, the first time that `name` is asked for."""
+        if name not in self._measured:
+            self._measured[name] = measure()
+        return self._measured[name]
 
     def get(self, name: tuple, fn: Callable, *args) -> Callable:
         """`fn` compiled for arguments like `args`; equal names share one program."""
@@ -163,7 +179,7 @@ class SeedRun:
                 hparams = self.cell.space.defaults() | _arrays(chosen or {})
             else:
                 searched = self._search(problem, folder)
-                hparams = self.cell.space.from_coords(searched.best_coords)
+                hparams = self.cell.space.from_coords(self._chosen(problem, searched))
             result = self._tested(problem, hparams, searched)
             seconds = self.programs.seconds - compiled
             result = result.model_copy(update={"seconds_compile": seconds})
@@ -205,15 +221,19 @@ class SeedRun:
         unsaved: list[dict[str, Any]] = []
         last_save = time.perf_counter()
         for i in range(first, rounds):
-            run = self._program("ask", ask, state)
+            run = self.programs.get(("ask", cell.hash), ask, state)
             (coords, state), spent = _timed(run, state)
             trials = i * searcher.batch + jnp.arange(searcher.batch)
             args = (problem, coords, keys.train, trials)
+            # Searchers that train alike share the program.
+            name = ("train", cell.task, space, cell.estimator, searcher.batch)
+            name += (measured.execution, cell.budget.training_keys)
             (values, grads), trained = _timed(
-                self._program("train", train, *args), *args
+                self.programs.get(name, train, *args), *args
             )
             args = (state, coords, values, grads)
-            state, told = _timed(self._program("tell", tell, *args), *args)
+            run = self.programs.get(("tell", cell.hash), tell, *args)
+            state, told = _timed(run, *args)
 
             in_searcher += spent + told
             elapsed += spent + trained + told
@@ -238,6 +258,26 @@ class SeedRun:
                 last_save = time.perf_counter()
             self.report(label, (i + 1) * searcher.batch, rounds * searcher.batch)
         return Searched(records)
+
+    def _chosen(self, problem: hg.Problem, searched: "Searched") -> jax.Array:
+        """The coords of the finalist with the least mean F over keys of its own."""
+        budget = self.cell.budget
+        finalists = searched.finalists(budget.finalists)
+        if len(finalists) == 1:
+            return finalists[0]
+        space, keys = self.cell.space, Keys.of(self.seed).select
+
+        def mean_value(problem, coords, key):
+            rows = jnp.repeat(coords, budget.retrain, axis=0)
+            # All finalists see the same keys.
+            keys = jnp.tile(jax.random.split(key, budget.retrain), len(coords))
+            values = evaluate(problem, space, hg.Value(), rows, keys).values
+            return values.reshape(len(coords), -1).mean(axis=1)
+
+        args = (problem, finalists, keys)
+        name = ("select", self.cell.task, space, len(finalists), budget.retrain)
+        values = self.programs.get(name, mean_value, *args)(*args)
+        return finalists[study.best_index(np.asarray(values))]
 
     def _tested(
         self, problem: hg.Problem, hparams: dict, searched: "Searched | None"
@@ -282,30 +322,34 @@ class SeedRun:
 
     def _pinned(self, problem: hg.Problem, keys: Keys) -> Pinned:
         """Cost multiple and execution: from the config, an earlier run, or measured."""
-        cell, budget = self.cell, self.cell.budget
-        known = pinned(self.root, cell)
-        if not known:
-            space, estimator = cell.space, cell.estimator
-            multiple, execution = budget.cost_multiple, budget.execution
-            if not cell.searcher.needs_gradient:
-                multiple = 1.0
-            if multiple == "measure":
-                self.report(f"{cell.study} · {cell.title} · measuring its cost", 0, 1)
-                defaults = space.defaults()
-                multiple = hg.cost_multiple(problem, estimator, defaults, keys.train)
-                self.report(f"{cell.study} · {cell.title} · measuring its cost", 1, 1)
-            if execution == "auto":
-                batch = cell.searcher.batch
-                chosen = hg.choose_execution(
-                    problem, space, estimator, keys.train, batch
-                )
-                execution = type(chosen).__name__.lower()
-            known = {"cost_multiple": multiple, "execution": execution}
-            known = pin(self.root, cell, known)
+        known = pinned(self.root, self.cell) or pin(
+            self.root, self.cell, self._measure(problem, keys)._asdict()
+        )
         return Pinned(known["cost_multiple"], known["execution"])
 
-    def _program(self, name: str, fn: Callable, *args) -> Callable:
-        return self.programs.get((name, self.cell.hash), fn, *args)
+    def _measure(self, problem: hg.Problem, keys: Keys) -> Pinned:
+        cell, budget, space = self.cell, self.cell.budget, self.cell.space
+        alike = (cell.task, space, cell.estimator)
+
+        def multiple() -> float:
+            defaults = space.defaults()
+            return hg.cost_multiple(problem, cell.estimator, defaults, keys.train)
+
+        def execution() -> str:
+            args = (problem, space, cell.estimator, keys.train, cell.searcher.batch)
+            return type(hg.choose_execution(*args)).__name__.lower()
+
+        label = f"{cell.study} · {cell.title} · measuring its cost"
+        self.report(label, 0, 1)
+        cost = budget.cost_multiple if cell.searcher.needs_gradient else 1.0
+        if cost == "measure":
+            cost = self.programs.measured(("cost", *alike), multiple)
+        layout = budget.execution
+        if layout == "auto":
+            name = ("execution", *alike, cell.searcher.batch)
+            layout = self.programs.measured(name, execution)
+        self.report(label, 1, 1)
+        return Pinned(cost, layout)
 
 
 @dataclass(frozen=True)
@@ -318,11 +362,11 @@ class Searched:
         """One field of all trials."""
         return [record[name] for record in self.records]
 
-    @property
-    def best_coords(self) -> jax.Array:
-        """Z of the best trial."""
-        best = study.best_index(np.array(self.column("value")))
-        return jnp.asarray(self.records[best]["coords"])
+    def finalists(self, count: int) -> jax.Array:
+        """Coordinates of the best trials, best first: [count, d]."""
+        values = np.array(self.column("value"))
+        order = np.argsort(np.where(np.isfinite(values), values, np.inf), stable=True)
+        return jnp.asarray([self.records[i]["coords"] for i in order[:count]])
 
     def trajectories(self, space: hg.Space) -> dict[str, list[float]]:
         """Each coordinate of λ of the best trial so far, where there are few."""
@@ -384,6 +428,26 @@ def _note(cell: Cell, known: dict[str, Any]) -> str:
     if cell.searcher.needs_gradient:
         text += f"; one gradient counts as {multiple:g} trainings"
     return f"{text}; trainings laid out by {known['execution']}"
+
+
+def _notes(experiment: Experiment, label: str) -> list[str]:
+    """How λ is chosen, and what the numbers of some references cannot mean."""
+    cells = [cell for cell in experiment.cells if cell.study == label]
+    budget, notes = cells[0].budget, []
+    if budget.finalists > 1:
+        extra = budget.finalists * budget.retrain
+        notes.append(
+            f"each search's {budget.finalists} best trials are trained again with "
+            f"{budget.retrain} keys, and the one of least mean validation loss is "
+            f"chosen: {extra} trainings beyond the budget, the same for all"
+        )
+    seen = [c.title for c in cells if getattr(c.task, "fit_on", "train") != "train"]
+    if seen:
+        notes.append(
+            f"{' and '.join(f'“{title}”' for title in seen)}: the validation images "
+            "were trained on, so that their validation score and gap mean nothing"
+        )
+    return notes
 
 
 def _named(label: str, methods: Iterable[MethodResult]):

@@ -85,8 +85,8 @@ class Digits(Task):
         layers = len(self.hidden) + 1
         entries = {
             "rate": hg.Log(1e-3, 1.0, default=0.1, shape=(self.knots,)),
-            "momentum": hg.Logit(0.1, 0.98, default=0.5),
-            "decay": hg.Log(1e-6, 1.0, default=1e-3, shape=(layers,)),
+            "momentum": hg.Logit(0.1, 0.98, default=0.9),
+            "decay": hg.Log(1e-6, 1.0, default=1e-4, shape=(layers,)),
         }
         if self.example_weights:
             shape = (self.num_train,)
