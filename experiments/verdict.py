@@ -48,11 +48,15 @@ def _verdict(study: StudyResult, page: Comparison) -> Verdict:
 
 
 def _others(ranked: list[MethodResult]) -> list[tuple[str, MethodResult]]:
-    """Whom to name beside the winner: the best of each other kind of search."""
+    """Whom to name beside the winner: the best of each other kind."""
     winner, *rest = ranked
     named = [
         (f"The best {noun}", next((m for m in rest if m.kind == kind), None))
-        for kind, noun in (("gradient", "gradient search"), ("baseline", "baseline"))
+        for kind, noun in (
+            ("gradient", "gradient search"),
+            ("baseline", "baseline"),
+            ("reference", "reference"),
+        )
         if kind != winner.kind
     ]
     named = [(who, method) for who, method in named if method is not None]

@@ -124,8 +124,9 @@ def objective(
       ...     start=lambda hp, tick: jnp.ones(()), step=lambda hp, s, tick: hp * s,
       ...     outer_at=lambda hp, s, tick: s, num_steps=2)
       >>> F = hg.objective(problem, hg.Reverse())
-      >>> jax.grad(lambda log: F(jnp.exp(log), jax.random.key(0)))(0.0)  # e^(2x)
-      Array(2., dtype=float32)
+      >>> slope = jax.grad(lambda x: F(jnp.exp(x), jax.random.key(0)))  # of e^(2x)
+      >>> print(slope(0.0))
+      2.0
     """
     _check(problem, estimator, needs_hypergrad=True)
 

@@ -15,8 +15,10 @@ import pytest
 import hypergrad as hg
 from experiments import engine
 from experiments.cells import load
+from experiments.programs import Programs
 from experiments.registry import load_tasks
 from experiments.results import SeedResult
+from experiments.seed_run import SeedRun
 from experiments.tasks.digits import Digits, _images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,9 +150,9 @@ def test_resuming_a_finished_experiment_changes_nothing(done, config):
 def test_one_compilation_for_all_seeds_of_a_cell(config, tmp_path):
     experiment = load(config, mode="run")
     (cell,) = experiment.cells
-    programs = engine.Programs()
+    programs = Programs()
     for seed in (0, 1, 2):
-        run = engine.SeedRun(cell, seed, tmp_path, False, lambda *_: None, programs)
+        run = SeedRun(cell, seed, tmp_path, False, lambda *_: None, programs)
         run.result(None)
         if seed == 0:
             count = len(programs._compiled)

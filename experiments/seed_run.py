@@ -1,0 +1,299 @@
+"""One cell on one seed: the search, the choice of λ, the test with fresh keys."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hypergrad as hg
+from experiments.cells import Cell
+from experiments.programs import Programs, timed
+from experiments.progress import Report
+from experiments.results import SeedResult
+from experiments.store import RunFolder, open_run, pin, pinned
+from hypergrad import study
+from hypergrad.runner import EXECUTIONS, Execution, evaluate
+
+SAVE_EVERY = 5.0  # seconds between two checkpoints
+
+
+class Keys(NamedTuple):
+    """What a seed is used for; the same for every method."""
+
+    search: jax.Array
+    train: jax.Array
+    select: jax.Array
+    retrain: jax.Array
+
+    @classmethod
+    def of(cls, seed: int) -> "Keys":
+        """Four independent keys."""
+        return cls(*jax.random.split(jax.random.key(seed), 4))
+
+
+class Pinned(NamedTuple):
+    """What was measured once for a cell and holds for every seed and resume."""
+
+    cost_multiple: float
+    execution: str
+
+    @property
+    def value(self) -> Execution:
+        """The execution by its name."""
+        return EXECUTIONS[self.execution]()
+
+
+@dataclass
+class SeedRun:
+    """One cell on one seed, in its run folder."""
+
+    cell: Cell
+    seed: int
+    root: Path
+    resume: bool
+    report: Report
+    programs: Programs
+
+    def result(self, chosen: dict[str, Any] | None) -> SeedResult:
+        """The stored result, or a new one; `chosen` is another cell's λ."""
+        with open_run(self.root, self.cell, self.seed, resume=self.resume) as folder:
+            if folder.result is not None:
+                return SeedResult.model_validate(folder.result)
+            compiled = self.programs.seconds
+            problem = self.cell.task.problem(self.seed)
+            searched = None
+            if self.cell.searcher is None:
+                hparams = self.cell.space.defaults() | _arrays(chosen or {})
+            else:
+                searched = self._search(problem, folder)
+                hparams = self.cell.space.from_coords(self._chosen(problem, searched))
+            result = self._tested(problem, hparams, searched)
+            seconds = self.programs.seconds - compiled
+            result = result.model_copy(update={"seconds_compile": seconds})
+            folder.log("metrics", _metrics(result))
+            folder.finish(result.model_dump(mode="json"))
+            return result
+
+    def _search(self, problem: hg.Problem, folder: RunFolder) -> "Searched":
+        """The study, in rounds of ask, evaluate, tell; resumable between any two."""
+        cell, space, searcher = self.cell, self.cell.space, self.cell.searcher
+        keys = Keys.of(self.seed)
+        measured = self._pinned(problem, keys)
+        affordable = max(1, int(cell.budget.trainings / measured.cost_multiple))
+        rounds = study.num_rounds(searcher, space, affordable)
+        training_keys = study.TRAINING_KEYS[cell.budget.training_keys]()
+
+        state = searcher.init(space, rounds * searcher.batch, keys.search)
+        first, records = 0, []
+        saved = folder.load((state, jnp.zeros((), int)))
+        if saved is not None:
+            state, first = saved[0], int(saved[1])
+            records = folder.rewind("trials", first * searcher.batch)
+
+        def ask(state):
+            return searcher.ask(space, state)
+
+        def train(problem, coords, key, trials):
+            keys = training_keys.of(key, trials)
+            estimator, execution = cell.estimator, measured.value
+            return evaluate(problem, space, estimator, coords, keys, execution)
+
+        def tell(state, coords, values, grads):
+            return searcher.tell(space, state, coords, values, grads)
+
+        label = f"{cell.study} · {cell.title} · seed {self.seed}"
+        clock = [record["seconds"] for record in records[-1:]] or [0.0]
+        searching = [record["seconds_searcher"] for record in records[-1:]] or [0.0]
+        elapsed, in_searcher = clock[0], searching[0]
+        unsaved: list[dict[str, Any]] = []
+        last_save = time.perf_counter()
+        for i in range(first, rounds):
+            run = self.programs.get(("ask", cell.hash), ask, state)
+            (coords, state), spent = timed(run, state)
+            trials = i * searcher.batch + jnp.arange(searcher.batch)
+            args = (problem, coords, keys.train, trials)
+            # Searchers that train alike share the program.
+            name = ("train", cell.task, space, cell.estimator, searcher.batch)
+            name += (measured.execution, cell.budget.training_keys)
+            (values, grads), trained = timed(
+                self.programs.get(name, train, *args), *args
+            )
+            args = (state, coords, values, grads)
+            run = self.programs.get(("tell", cell.hash), tell, *args)
+            state, told = timed(run, *args)
+
+            in_searcher += spent + told
+            elapsed += spent + trained + told
+            for row in range(searcher.batch):
+                norm = jnp.nan if grads is None else jnp.linalg.norm(grads[row])
+                unsaved.append(
+                    {
+                        "trial": int(trials[row]),
+                        "value": float(values[row]),
+                        "diverged": not math.isfinite(values[row]),
+                        "gradient_norm": None if grads is None else float(norm),
+                        "cost": float(measured.cost_multiple * (trials[row] + 1)),
+                        "seconds": elapsed,
+                        "seconds_searcher": in_searcher,
+                        "coords": np.asarray(coords[row], float).tolist(),
+                    }
+                )
+            if time.perf_counter() - last_save > SAVE_EVERY or i + 1 == rounds:
+                folder.log("trials", *unsaved)
+                folder.save((state, jnp.asarray(i + 1)))
+                records, unsaved = records + unsaved, []
+                last_save = time.perf_counter()
+            self.report(label, (i + 1) * searcher.batch, rounds * searcher.batch)
+        return Searched(records)
+
+    def _chosen(self, problem: hg.Problem, searched: "Searched") -> jax.Array:
+        """The coords of the finalist with the least mean F over keys of its own."""
+        budget = self.cell.budget
+        finalists = searched.finalists(budget.finalists)
+        if len(finalists) == 1:
+            return finalists[0]
+        space, keys = self.cell.space, Keys.of(self.seed).select
+
+        def mean_value(problem, coords, key):
+            rows = jnp.repeat(coords, budget.retrain, axis=0)
+            # All finalists see the same keys.
+            keys = jnp.tile(jax.random.split(key, budget.retrain), len(coords))
+            values = evaluate(problem, space, hg.Value(), rows, keys).values
+            return values.reshape(len(coords), -1).mean(axis=1)
+
+        args = (problem, finalists, keys)
+        name = ("select", self.cell.task, space, len(finalists), budget.retrain)
+        values = self.programs.get(name, mean_value, *args)(*args)
+        return finalists[study.best_index(np.asarray(values))]
+
+    def _tested(
+        self, problem: hg.Problem, hparams: dict, searched: "Searched | None"
+    ) -> SeedResult:
+        """λ trained again with fresh keys, and what its schedules look like."""
+        cell, task = self.cell, self.cell.task
+        keys = jax.random.split(Keys.of(self.seed).retrain, cell.budget.retrain)
+        hparams = jax.tree.map(jnp.asarray, hparams)
+        args = (problem, hparams, keys)
+        retrain = self.programs.get(
+            ("retrain", task, cell.budget.retrain), _retrain, *args
+        )
+        weights, seconds = timed(retrain, *args)
+
+        def scores(metrics):
+            values = jax.vmap(lambda w: metrics(w, hparams)[task.metric])(weights)
+            return np.asarray(values, float).tolist()
+
+        history = {}
+        if searched is not None:
+            history = {
+                "values": searched.column("value"),
+                "cost": searched.column("cost"),
+                "seconds": searched.column("seconds"),
+                "seconds_searcher": searched.records[-1]["seconds_searcher"],
+                "trajectories": searched.trajectories(cell.space),
+            }
+            seconds += history["seconds"][-1] - history["seconds_searcher"]
+        return SeedResult(
+            seed=self.seed,
+            validation=scores(task.validation(self.seed)),
+            test=scores(task.test(self.seed)),
+            seconds_training=seconds,
+            hparams=_lists(hparams),
+            schedules=_lists(task.schedules(hparams)),
+            distributions={
+                title: _lists(groups)
+                for title, groups in task.distributions(self.seed, hparams).items()
+            },
+            **history,
+        )
+
+    def _pinned(self, problem: hg.Problem, keys: Keys) -> Pinned:
+        """Cost multiple and execution: from the config, an earlier run, or measured."""
+        known = pinned(self.root, self.cell) or pin(
+            self.root, self.cell, self._measure(problem, keys)._asdict()
+        )
+        return Pinned(known["cost_multiple"], known["execution"])
+
+    def _measure(self, problem: hg.Problem, keys: Keys) -> Pinned:
+        cell, budget, space = self.cell, self.cell.budget, self.cell.space
+        alike = (cell.task, space, cell.estimator)
+
+        def multiple() -> float:
+            defaults = space.defaults()
+            return hg.cost_multiple(problem, cell.estimator, defaults, keys.train)
+
+        def execution() -> str:
+            args = (problem, space, cell.estimator, keys.train, cell.searcher.batch)
+            return type(hg.choose_execution(*args)).__name__.lower()
+
+        label = f"{cell.study} · {cell.title} · measuring its cost"
+        self.report(label, 0, 1)
+        cost = budget.cost_multiple if cell.searcher.needs_gradient else 1.0
+        if cost == "measure":
+            cost = self.programs.measured(("cost", *alike), multiple)
+        layout = budget.execution
+        if layout == "auto":
+            name = ("execution", *alike, cell.searcher.batch)
+            layout = self.programs.measured(name, execution)
+        self.report(label, 1, 1)
+        return Pinned(cost, layout)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The records of a finished study."""
+
+    records: list[dict[str, Any]]
+
+    def column(self, name: str) -> list:
+        """One field of all trials."""
+        return [record[name] for record in self.records]
+
+    def finalists(self, count: int) -> jax.Array:
+        """Coordinates of the best trials, best first: [count, d]."""
+        values = np.array(self.column("value"))
+        order = np.argsort(np.where(np.isfinite(values), values, np.inf), stable=True)
+        return jnp.asarray([self.records[i]["coords"] for i in order[:count]])
+
+    def trajectories(self, space: hg.Space) -> dict[str, list[float]]:
+        """Each coordinate of λ of the best trial so far, where there are few."""
+        if space.dim > 20:
+            return {}
+        values = np.array(self.column("value"))
+        best = [study.best_index(values[: i + 1]) for i in range(len(values))]
+        coords = jnp.asarray(self.column("coords"))[np.array(best)]
+        hparams = jax.vmap(space.from_coords)(coords)
+        columns = [
+            np.asarray(hparams[name]).reshape(len(best), -1)
+            for name, _ in space.entries
+        ]
+        table = np.concatenate(columns, axis=1)
+        return {name: table[:, i].tolist() for i, name in enumerate(space.names)}
+
+
+def _retrain(problem, hparams, keys):
+    """The weights after training from each key."""
+    return hg.retrain(problem, hparams, keys, _weights)
+
+
+def _weights(state, hparams):
+    del hparams
+    return state.weights if isinstance(state, hg.InnerState) else state
+
+
+def _metrics(result: SeedResult) -> dict[str, Any]:
+    fields = ("validation", "test", "seconds_training", "seconds_searcher")
+    return {name: getattr(result, name) for name in fields}
+
+
+def _arrays(hparams: dict[str, Any]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, float) for name, value in hparams.items()}
+
+
+def _lists(arrays) -> dict[str, Any]:
+    return {name: np.asarray(value, float).tolist() for name, value in arrays.items()}
