@@ -7,7 +7,7 @@ JOBS ?= 2
 .PHONY: quickstart test test-slow lint types format clean
 
 quickstart: $(VENV)/experiments.stamp
-	$(BIN)/python -m experiments compare paper_configs/quickstart.toml --resume
+	$(BIN)/python -m experiments compare paper_configs/quickstart.toml
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q

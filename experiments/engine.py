@@ -26,6 +26,7 @@ from experiments.results import (
 )
 from experiments.seed_run import SeedRun
 from experiments.store import metadata, pinned
+from hypergrad.study import num_rounds
 
 
 def run_experiment(
@@ -119,9 +120,10 @@ def _kind(cell: Cell) -> Kind:
 def _note(cell: Cell, known: dict[str, Any]) -> str:
     if cell.searcher is None:
         return ""
-    multiple = known["cost_multiple"]
+    multiple, searcher = known["cost_multiple"], cell.searcher
     affordable = max(1, int(cell.budget.trainings / multiple))
-    text = cell.searcher.describe(cell.space, affordable)
+    rounds = num_rounds(searcher, cell.space, affordable)
+    text = searcher.describe(cell.space, rounds * searcher.batch)
     if cell.searcher.needs_gradient:
         text += f"; one gradient counts as {multiple:g} trainings"
     return f"{text}; trainings laid out by {known['execution']}"

@@ -80,7 +80,7 @@ def append_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
 
     A line that a kill tore is cut off first; what does not fit the disk is taken back.
     """
-    lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+    lines = as_lines(records)
     with refusing(path), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         end = _whole(size, file)
@@ -94,6 +94,11 @@ def append_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
+
+
+def as_lines(records: list[dict[str, Any]]) -> bytes:
+    """Records as JSON, a line each."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -160,7 +160,8 @@ def distributions(study: StudyResult) -> Figure | None:
     found = {
         f"{title}: {method.title}": (title, method)
         for method in study.methods
-        for title in method.seeds[0].distributions
+        for title, groups in method.seeds[0].distributions.items()
+        if np.ptp(np.concatenate(list(groups.values()))) > 0  # something was learned
     }
 
     def draw(axes: Axes, name: str) -> None:
@@ -176,7 +177,8 @@ def distributions(study: StudyResult) -> Figure | None:
         bins = np.linspace(min(map(np.min, data)), max(map(np.max, data)), 21)
         axes.hist(data, bins=list(bins), weights=share, color=hues, label=groups)
         axes.set_ylabel("share of its group")
-        axes.legend()
+        axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(loc="upper center", ncols=len(groups))
 
     return _panels(list(found)[:MAX_PANELS], draw, columns=2, height=2.6)
 

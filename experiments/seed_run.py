@@ -84,16 +84,18 @@ class SeedRun:
         cell, space, searcher = self.cell, self.cell.space, self.cell.searcher
         keys = Keys.of(self.seed)
         measured = self._pinned(problem, keys)
+        folder.resolve("budget", measured._asdict())
         affordable = max(1, int(cell.budget.trainings / measured.cost_multiple))
         rounds = study.num_rounds(searcher, space, affordable)
         training_keys = study.TRAINING_KEYS[cell.budget.training_keys]()
 
         state = searcher.init(space, rounds * searcher.batch, keys.search)
-        first, records = 0, []
+        first = 0
         saved = folder.load((state, jnp.zeros((), int)))
         if saved is not None:
             state, first = saved[0], int(saved[1])
-            records = folder.rewind("trials", first * searcher.batch)
+        # A kill may have left trials that no checkpoint knows of: they run again.
+        records = folder.rewind("trials", first * searcher.batch)
 
         def ask(state):
             return searcher.ask(space, state)

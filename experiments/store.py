@@ -27,6 +27,7 @@ from experiments.cells import Cell
 from experiments.files import (
     StoreError,
     append_jsonl,
+    as_lines,
     make_folder,
     read_json,
     read_jsonl,
@@ -65,6 +66,12 @@ class RunFolder:
         """What was measured once for all seeds of the cell; see `pin`."""
         return read_json(self.path.parent / "pinned.json") or {}
 
+    def resolve(self, section: str, measured: dict[str, Any]) -> None:
+        """Write into the resolved config what was measured instead of given."""
+        config = self.config
+        config[section] = config.get(section, {}) | measured
+        write_json(self.path / "config.json", config)
+
     def log(self, name: str, *records: dict[str, Any]) -> None:
         """Append to `name`.jsonl: "trials" or "metrics"."""
         append_jsonl(self.path / f"{name}.jsonl", list(records))
@@ -81,8 +88,7 @@ class RunFolder:
                 f"{path} holds {len(kept)} records where its checkpoint knows of "
                 f"{count}; run without --resume"
             )
-        write_bytes(path, b"")
-        append_jsonl(path, kept)
+        write_bytes(path, as_lines(kept))
         return kept
 
     def save(self, tree: Any) -> None:

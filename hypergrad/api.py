@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -180,6 +181,10 @@ def _differentiable_estimate(estimator, problem, hparams, key):
 @functools.partial(jax.jit, static_argnums=0)
 def _estimate(estimator, problem, hparams, state, key):
     result, state = estimator.estimate(problem, hparams, state, key)
+    chex.assert_shape(result.value, ())
+    if result.hypergrad is not None:
+        chex.assert_trees_all_equal_structs(result.hypergrad, hparams)
+        chex.assert_trees_all_equal_shapes(result.hypergrad, hparams)
     return result, state
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -94,6 +95,8 @@ def evaluate(
     Returns:
       `Evaluations`, with gradients in coordinates: (dλ/dz)ᵀ dF/dλ.
     """
+    chex.assert_shape(coords, (None, space.dim))
+    chex.assert_axis_dimension(keys, 0, len(coords))
 
     def one(trial):
         z, key = trial

@@ -19,6 +19,7 @@ from experiments.programs import Programs
 from experiments.registry import load_tasks
 from experiments.results import SeedResult
 from experiments.seed_run import SeedRun
+from experiments.store import run_path
 from experiments.tasks.digits import Digits, _images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,6 +182,8 @@ def test_measured_cost_and_execution_are_pinned(config, tmp_path):
     engine.run_cell(cell, 0, tmp_path)
     path = tmp_path / "try" / cell.hash / "pinned.json"
     pinned = json.loads(path.read_text())
+    resolved = json.loads((path.parent / "seed=0" / "config.json").read_text())
+    assert pinned.items() <= resolved["budget"].items()
     assert (2 * pinned["cost_multiple"]).is_integer()
     path.write_text(json.dumps(pinned | {"cost_multiple": 12.0}))
     result = engine.run_cell(cell, 1, tmp_path)
@@ -230,6 +233,17 @@ def test_killed_and_resumed_equals_undisturbed(config, tmp_path, monkeypatch):
     _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors
     assert numbers(runs) == numbers(tmp_path / "calm")
+
+
+def test_trials_without_a_checkpoint_are_run_again(config, tmp_path):
+    (cell,) = load(config, mode="run").cells
+    calm = engine.run_cell(cell, 0, tmp_path / "calm")
+    folder = run_path(tmp_path / "torn", cell, 0)
+    folder.mkdir(parents=True)
+    (folder / "trials.jsonl").write_text('{"value": 0.0, "trial": 0}\n{"value": 0.')
+    again = engine.run_cell(cell, 0, tmp_path / "torn", resume=True)
+    assert again.values == calm.values
+    assert len((folder / "trials.jsonl").read_text().splitlines()) == len(calm.values)
 
 
 def test_splits_of_a_seed_never_overlap_and_have_the_noise_asked_for():
