@@ -98,6 +98,13 @@ class Cell:
         }
 
     @cached_property
+    def training(self) -> str:
+        """A name for all cells that train alike: estimator, task and their hash."""
+        same = {name: self.table[name] for name in ("task", "hparams", "estimator")}
+        digits = hashlib.sha256(canonical(same).encode()).hexdigest()[:10]
+        return f"{same['estimator']['name']} on {same['task']['name']} {digits}"
+
+    @cached_property
     def hash(self) -> str:
         """Ten hex digits of the sha256 of the canonical JSON of `table`."""
         return hashlib.sha256(canonical(self.table).encode()).hexdigest()[:10]
@@ -139,7 +146,7 @@ def load(
     for text in overrides:
         document = merge(document, override(text))
     stem = Leaf(file.stem, Source(str(file), ("name",)))
-    faults = Faults({("name",): stem} | document, str(file))
+    faults = Faults(merge({("name",): stem}, document), str(file))
     config = validate(faults, (), Config)
     cells = tuple(_Reader(faults, catalog or Catalog.installed()).cells(mode))
     if faults.found or config is None:
@@ -268,6 +275,11 @@ class _Reader:
             estimator = self._estimator(faults, searcher)
         budget = validate(faults, ("budget",), Budget)
         ranges = self._ranges(faults, task)
+        if searcher is not None and not faults.found:
+            try:
+                searcher.describe(_with_ranges(task.space(), ranges), 2)
+            except ValueError as error:
+                faults.add(("searcher",), str(error))
         self.faults.found += faults.found
         if not faults.found and budget is not None:
             label = label or type(searcher).__name__

@@ -24,6 +24,8 @@ from experiments.documents import Keys, value_at
 SECTIONS = ("task", "estimator", "searcher", "budget", "hparams")
 Model = TypeVar("Model", bound=BaseModel)
 Choice = Any  # "Name" or {name = "Name", ...}; experiments.build judges it.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # What numpy and jax both take.
+Multiple = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class Frozen(BaseModel):
@@ -48,7 +50,7 @@ class Budget(Frozen):
     """
 
     trainings: Annotated[int, Field(ge=1)] = 100
-    cost_multiple: Literal["measure"] | Annotated[float, Field(ge=1)] = "measure"
+    cost_multiple: Literal["measure"] | Multiple = "measure"
     finalists: Annotated[int, Field(ge=1)] = 1
     retrain: Annotated[int, Field(ge=1)] = 5
     execution: Literal["auto", "loop", "vmap", "chunk"] = "auto"
@@ -114,7 +116,7 @@ class Config(Frozen):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     title: str = ""
     claim: str = ""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     task: Choice = {}
     estimator: Choice = {}
     searcher: Choice = {}

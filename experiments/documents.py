@@ -6,6 +6,7 @@ Files, `--set` and the overlays of an ablation or a comparison all become docume
 and `merge` is the only way in which one changes another.
 """
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from experiments.faults import ConfigError, Fault, show
 
 Keys = tuple[str, ...]
+_DEEPEST = 50  # No setting is as deep, and the stack ends at a few hundred.
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,28 @@ def _parse(file: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
         who = f"{readers[-1].name} extends it" if readers else ""
         raise _fault(file, "cannot be read", got=reason.lower(), hint=who) from error
     try:
-        return tomllib.loads(text)
+        return _loads(text, str(file))
     except tomllib.TOMLDecodeError as error:
         raise _toml_fault(file, text, str(error)) from error
+
+
+def _loads(text: str, file: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
+        depth = _depth(table)
+    except RecursionError:
+        table, depth = {}, math.inf
+    if depth > _DEEPEST:
+        expected = f"at most {_DEEPEST} tables and lists in one another"
+        raise ConfigError([Fault(file, message="nested too deep", expected=expected)])
+    return table
+
+
+def _depth(value: Any) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def _toml_fault(file: Path, text: str, error: str) -> ConfigError:
@@ -114,7 +135,7 @@ def override(text: str) -> Document:
     """
     key, equals, value = text.partition("=")
     try:
-        path = _only_path(tomllib.loads(f"{key.strip()} = 0"))
+        path = _only_path(_loads(f"{key.strip()} = 0", "--set"))
     except tomllib.TOMLDecodeError:
         path = ()
     if not (equals and path and value.strip()):
@@ -122,7 +143,7 @@ def override(text: str) -> Document:
             [Fault("--set", message="not a setting", got=text, expected="a.b=value")]
         )
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = _loads(f"value = {value}", "--set")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     return placed(path, parsed, Source("--set", path))
@@ -182,10 +203,11 @@ def merge(base: Document, over: Document) -> Document:
             continue
         for size in range(1, len(path)):
             short = merged.get(path[:size])
-            if short is not None and isinstance(short.value, str):
-                merged[(*path[:size], "name")] = merged.pop(path[:size])
-            elif short is not None:
+            if short is not None:
                 del merged[path[:size]]
+                if isinstance(short.value, str):
+                    named = {"name": short.value}
+                    merged |= placed(path[:size], named, short.source)
         renamed = path[-1] == "name" and len(path) > 1 and path in base
         if renamed and base[path].value != leaf.value:
             own = set(over)

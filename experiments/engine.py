@@ -25,7 +25,7 @@ from experiments.results import (
     StudyResult,
 )
 from experiments.seed_run import SeedRun
-from experiments.store import metadata, pinned
+from experiments.store import RunFolder, metadata, run_path
 from hypergrad.study import num_rounds
 
 
@@ -99,7 +99,7 @@ def run_cell(
 
 
 def _method(cell: Cell, seeds: list[SeedResult], root: Path) -> MethodResult:
-    known = pinned(root, cell)
+    known = RunFolder(run_path(root, cell, seeds[0].seed)).config["budget"]
     return MethodResult(
         label=cell.method,
         title=cell.title,
@@ -121,7 +121,7 @@ def _note(cell: Cell, known: dict[str, Any]) -> str:
     if cell.searcher is None:
         return ""
     multiple, searcher = known["cost_multiple"], cell.searcher
-    affordable = max(1, int(cell.budget.trainings / multiple))
+    affordable = int(cell.budget.trainings / multiple)
     rounds = num_rounds(searcher, cell.space, affordable)
     text = searcher.describe(cell.space, rounds * searcher.batch)
     if cell.searcher.needs_gradient:
@@ -169,4 +169,9 @@ def _winner(
     if not candidates:
         raise StoreError(f"no search of {wanted!r} has run before {cell.title!r}")
     sign = 1 if cell.task.higher_is_better else -1
-    return max(candidates, key=lambda r: sign * float(np.mean(r.validation))).hparams
+
+    def score(result: SeedResult) -> float:
+        mean = sign * float(np.mean(result.validation))
+        return mean if np.isfinite(mean) else -np.inf
+
+    return max(candidates, key=score).hparams

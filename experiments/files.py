@@ -65,10 +65,10 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file, or None if there is no such file."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _object(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -105,7 +105,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a log; a torn last line is no record.
 
     Raises:
-        StoreError: a line before the last is not JSON.
+        StoreError: a line before the last is no JSON object.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -116,10 +116,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(json.loads(line))
+            records.append(_object(line))
         except ValueError as error:
-            raise StoreError(f"{path}, line {number}: not JSON: {error}") from error
+            raise StoreError(f"{path}, line {number}: not a record: {error}") from error
     return records
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object {{...}}; got {value!r:.40}")
+    return value
 
 
 def _whole(size: int, file: Any) -> int:

@@ -1,4 +1,4 @@
-"""What equal cells share: compiled programs, and what was measured once."""
+"""What equal cells share: compiled programs."""
 
 import time
 from collections.abc import Callable
@@ -8,24 +8,18 @@ import jax
 
 
 class Programs:
-    """What equal cells share: compiled programs and measurements, by name.
-
-    Compiling is timed apart.
-    """
+    """Compiled programs by name and arguments; compiling is timed apart."""
 
     def __init__(self):
         self._compiled: dict[Any, Callable] = {}
-        self._measured: dict[Any, Any] = {}
         self.seconds = 0.0
 
-    def measured(self, name: tuple, measure: Callable[[], Any]) -> Any:
-        """`measure()`, the first time that `name` is asked for."""
-        if name not in self._measured:
-            self._measured[name] = measure()
-        return self._measured[name]
-
     def get(self, name: tuple, fn: Callable, *args) -> Callable:
-        """`fn` compiled for arguments like `args`; equal names share one program."""
+        """`fn` compiled for arguments like `args`; equal names share one program.
+
+        A task that builds new functions for each seed is compiled for each seed.
+        """
+        name += (jax.tree.structure(args),)
         if name not in self._compiled:
             start = time.perf_counter()
             self._compiled[name] = jax.jit(fn).lower(*args).compile()

@@ -1,8 +1,11 @@
 """What the engine hands to the report: plain frozen values, JSON there and back."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from experiments.files import StoreError
 
 Kind = Literal["gradient", "baseline", "reference"]
 
@@ -43,6 +46,23 @@ class SeedResult(Value):
     schedules: dict[str, list[float]] = {}
     trajectories: dict[str, list[float]] = {}
     distributions: dict[str, dict[str, list[float]]] = {}
+
+
+def read_result(folder: Path, table: dict[str, Any]) -> SeedResult:
+    """The result of a run from the table in its DONE file.
+
+    Raises:
+        StoreError: the table is none that a run writes.
+    """
+    try:
+        return SeedResult.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, reason = ".".join(map(str, first["loc"])), first["msg"].lower()
+        raise StoreError(
+            f"{folder / 'DONE'} holds no result of a run: {where}: {reason}; "
+            "run without --resume"
+        ) from error
 
 
 class MethodResult(Value):

@@ -12,10 +12,12 @@ import numpy as np
 
 import hypergrad as hg
 from experiments.cells import Cell
+from experiments.faults import ConfigError, Fault
+from experiments.files import StoreError
 from experiments.programs import Programs, timed
 from experiments.progress import Report
-from experiments.results import SeedResult
-from experiments.store import RunFolder, open_run, pin, pinned
+from experiments.results import SeedResult, read_result
+from experiments.store import RunFolder, measured_once, open_run
 from hypergrad import study
 from hypergrad.runner import EXECUTIONS, Execution, evaluate
 
@@ -36,8 +38,8 @@ class Keys(NamedTuple):
         return cls(*jax.random.split(jax.random.key(seed), 4))
 
 
-class Pinned(NamedTuple):
-    """What was measured once for a cell and holds for every seed and resume."""
+class Measured(NamedTuple):
+    """What was measured once and holds for every cell that trains alike."""
 
     cost_multiple: float
     execution: str
@@ -63,7 +65,7 @@ class SeedRun:
         """The stored result, or a new one; `chosen` is another cell's λ."""
         with open_run(self.root, self.cell, self.seed, resume=self.resume) as folder:
             if folder.result is not None:
-                return SeedResult.model_validate(folder.result)
+                return read_result(folder.path, folder.result)
             compiled = self.programs.seconds
             problem = self.cell.task.problem(self.seed)
             searched = None
@@ -83,10 +85,10 @@ class SeedRun:
         """The study, in rounds of ask, evaluate, tell; resumable between any two."""
         cell, space, searcher = self.cell, self.cell.space, self.cell.searcher
         keys = Keys.of(self.seed)
-        measured = self._pinned(problem, keys)
+        measured = self._measured(problem, keys)
         folder.resolve("budget", measured._asdict())
-        affordable = max(1, int(cell.budget.trainings / measured.cost_multiple))
-        rounds = study.num_rounds(searcher, space, affordable)
+        affordable = int(cell.budget.trainings / measured.cost_multiple)
+        rounds = self._rounds(affordable)
         training_keys = study.TRAINING_KEYS[cell.budget.training_keys]()
 
         state = searcher.init(space, rounds * searcher.batch, keys.search)
@@ -153,6 +155,14 @@ class SeedRun:
             self.report(label, (i + 1) * searcher.batch, rounds * searcher.batch)
         return Searched(records)
 
+    def _rounds(self, affordable: int) -> int:
+        try:
+            return study.num_rounds(self.cell.searcher, self.cell.space, affordable)
+        except ValueError as error:
+            message = f"of {self.cell.title!r} pays for no round: {error}"
+            where = (self.cell.name, ("budget", "trainings"))
+            raise ConfigError([Fault(*where, message)]) from error
+
     def _chosen(self, problem: hg.Problem, searched: "Searched") -> jax.Array:
         """The coords of the finalist with the least mean F over keys of its own."""
         budget = self.cell.budget
@@ -214,16 +224,9 @@ class SeedRun:
             **history,
         )
 
-    def _pinned(self, problem: hg.Problem, keys: Keys) -> Pinned:
-        """Cost multiple and execution: from the config, an earlier run, or measured."""
-        known = pinned(self.root, self.cell) or pin(
-            self.root, self.cell, self._measure(problem, keys)._asdict()
-        )
-        return Pinned(known["cost_multiple"], known["execution"])
-
-    def _measure(self, problem: hg.Problem, keys: Keys) -> Pinned:
+    def _measured(self, problem: hg.Problem, keys: Keys) -> Measured:
+        """Cost multiple and execution: from the config, an earlier run, or now."""
         cell, budget, space = self.cell, self.cell.budget, self.cell.space
-        alike = (cell.task, space, cell.estimator)
 
         def multiple() -> float:
             defaults = space.defaults()
@@ -233,17 +236,25 @@ class SeedRun:
             args = (problem, space, cell.estimator, keys.train, cell.searcher.batch)
             return type(hg.choose_execution(*args)).__name__.lower()
 
-        label = f"{cell.study} · {cell.title} · measuring its cost"
-        self.report(label, 0, 1)
+        def once(what: str, measure):
+            self.report(f"{cell.study} · {cell.title} · measuring its {what}", 0, 1)
+            key = f"{what}, {cell.training}"
+            value = measured_once(self.root, cell.name, key, measure)
+            self.report(f"{cell.study} · {cell.title} · measuring its {what}", 1, 1)
+            return value
+
         cost = budget.cost_multiple if cell.searcher.needs_gradient else 1.0
         if cost == "measure":
-            cost = self.programs.measured(("cost", *alike), multiple)
+            cost = once("cost", multiple)
         layout = budget.execution
         if layout == "auto":
-            name = ("execution", *alike, cell.searcher.batch)
-            layout = self.programs.measured(name, execution)
-        self.report(label, 1, 1)
-        return Pinned(cost, layout)
+            layout = once(f"execution by {cell.searcher.batch}", execution)
+        if not isinstance(cost, int | float) or layout not in EXECUTIONS:
+            raise StoreError(
+                f"{self.root / cell.name / 'measured.json'} is damaged: cost {cost!r}, "
+                f"execution {layout!r}; delete it, and run without --resume"
+            )
+        return Measured(cost, layout)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
     checkpoint.npz checkpoint.previous.npz               the state, two generations
     DONE           the result, written last              lock           who is writing
 
-Beside the seeds, CELL-HASH/pinned.json holds what is measured once for all of them.
+NAME/measured.json holds what is measured once for all cells that train alike.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from experiments.files import (
 )
 
 Tree = TypeVar("Tree")
+Value = TypeVar("Value")
 _PACKAGES = ("hypergrad", "jax", "jaxlib", "optax", "numpy", "scipy", "scikit-learn")
 
 
@@ -60,11 +61,6 @@ class RunFolder:
     def meta(self) -> dict[str, Any]:
         """Versions, device, commit, command line."""
         return read_json(self.path / "meta.json") or {}
-
-    @property
-    def pinned(self) -> dict[str, Any]:
-        """What was measured once for all seeds of the cell; see `pin`."""
-        return read_json(self.path.parent / "pinned.json") or {}
 
     def resolve(self, section: str, measured: dict[str, Any]) -> None:
         """Write into the resolved config what was measured instead of given."""
@@ -127,28 +123,30 @@ def open_run(
             _clear(folder.path)
         labels = {"name": cell.name, "study": cell.study, "method": cell.title}
         labels |= {"seed": seed, "hash": cell.hash}
-        write_json(folder.path / "config.json", labels | cell.table)
+        if not (folder.path / "config.json").exists():
+            write_json(folder.path / "config.json", labels | cell.table)
         if not (folder.path / "meta.json").exists():
             write_json(folder.path / "meta.json", metadata())
         yield folder
 
 
-def pin(root: Path, cell: Cell, measured: dict[str, Any]) -> dict[str, Any]:
-    """What was pinned for a cell; `measured` is, where nothing was before.
+def measured_once(
+    root: Path, name: str, key: str, measure: Callable[[], Value]
+) -> Value:
+    """`measure()`, or what runs/NAME/measured.json has kept of it under `key`.
 
-    A cost multiple is measured once and holds for every seed, resume and process.
+    A cost multiple is measured once and holds for every cell that trains alike, for
+    every seed, resume and process; the first to write it wins.
     """
-    folder = root / cell.name / cell.hash
-    make_folder(folder)
-    with _lock(folder, wait=True):
-        pinned = measured | (read_json(folder / "pinned.json") or {})
-        write_json(folder / "pinned.json", pinned)
-    return pinned
-
-
-def pinned(root: Path, cell: Cell) -> dict[str, Any]:
-    """What was pinned for a cell so far."""
-    return read_json(root / cell.name / cell.hash / "pinned.json") or {}
+    path = root / name / "measured.json"
+    kept = read_json(path) or {}
+    if key not in kept:
+        value = measure()
+        make_folder(path.parent)
+        with _lock(path.parent, wait=True):
+            kept = {key: value} | (read_json(path) or {})
+            write_json(path, kept)
+    return kept[key]
 
 
 def metadata() -> dict[str, Any]:

@@ -75,7 +75,7 @@ def run(folder: RunFolder) -> RenderableType:
         scores = (folder.result or {}).get(split)
         if scores:
             facts[split] = number(sum(scores) / len(scores))
-    tables = {"pinned": folder.pinned, "config": folder.config, "meta": folder.meta}
+    tables = {"config": folder.config, "meta": folder.meta}
     for title, values in tables.items():
         for path, leaf in flatten(values, title).items():
             facts[".".join((title, *path))] = str(leaf.value)

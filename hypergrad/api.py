@@ -80,7 +80,8 @@ def value_and_hypergrad(
     _check(problem, estimator, needs_hypergrad=True)
 
     def fn(hparams: HParams, key: Key):
-        result, _ = _estimate(estimator, problem, tree.as_arrays(hparams), (), key)
+        hparams = tree.as_arrays(hparams)
+        result = Estimate(*_differentiable_estimate(estimator, problem, hparams, key))
         _warn_if_not_finite(result, estimator)
         value = (result.value, result.info) if has_aux else result.value
         return value, result.hypergrad
@@ -138,26 +139,34 @@ def objective(
     @fn.defjvp
     def _(primals, tangents):
         hparams, key = primals
-        value, info, gradient = _differentiable_estimate(
+        value, gradient, info = _differentiable_estimate(
             estimator, problem, hparams, key
         )
         info_tangent = jax.tree.map(_zero_tangent, info)
-        return (value, info), (tree.vdot(gradient, tangents[0]), info_tangent)
+        slope = tree.vdot(gradient, tangents[0]).astype(value.dtype)
+        return (value, info), (slope, info_tangent)
 
     def outer(hparams: HParams, key: Key):
-        value, info = fn(tree.as_arrays(hparams), key)
+        try:
+            value, info = fn(tree.as_arrays(hparams), key)
+        except jax.errors.UnexpectedTracerError as error:
+            raise TypeError(
+                "an objective is differentiated with respect to its hparams only, and "
+                "here its problem depends on what is being differentiated: pass that "
+                "through hparams (training data, too, may be a hyperparameter)"
+            ) from error
         return (value, info) if has_aux else value
 
     return outer
 
 
 def _differentiable_estimate(estimator, problem, hparams, key):
-    """(value, info, hypergrad) whose own derivative is right, or refused."""
+    """(value, hypergrad, info) whose own derivative is right, or refused."""
 
     @jax.custom_jvp
     def first(hparams):
         result, _ = _estimate(estimator, problem, hparams, (), key)
-        return result.value, result.info, result.hypergrad
+        return tuple(result)
 
     @first.defjvp
     def _(primals, tangents):
@@ -171,7 +180,7 @@ def _differentiable_estimate(estimator, problem, hparams, key):
 
         def again(hparams):
             result, _ = _estimate(second, problem, hparams, (), key)
-            return result.value, result.info, result.hypergrad
+            return tuple(result)
 
         return jax.jvp(again, primals, tangents)
 

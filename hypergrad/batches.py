@@ -64,9 +64,9 @@ class WithReplacement(Batches):
         """Rows drawn with `fold_in(key, t)`."""
         n = num_rows(data)
         _check_size(self.size, n)
-        return _rows(
-            data, jax.random.randint(jax.random.fold_in(key, t), (self.size,), 0, n)
-        )
+        # Not the default integer type: float64 must not change which rows are drawn.
+        step_key, shape = jax.random.fold_in(key, t), (self.size,)
+        return _rows(data, jax.random.randint(step_key, shape, 0, n, jnp.int32))
 
 
 @jax.tree_util.register_static

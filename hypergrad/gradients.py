@@ -52,7 +52,7 @@ class InnerGradient(ABC):
           weights: pytree w; the gradient has its shape.
           hparams: pytree λ.
           aux: what the loss carries from step to step (model state); may be empty.
-          constants: batch and keys; `Mixed` gives them no cotangent.
+          constants: batch and keys.
         """
 
 
@@ -74,28 +74,28 @@ class Mixed(InnerGradient):
 
     def __call__(self, loss, weights, hparams, aux, constants, /):
         """`jax.grad` with a rule of its own."""
-        moving, fixed = tree.partition((weights, hparams, aux))
-        result: Any = _mixed(loss, moving, (fixed, constants))
+        # What nobody differentiates with respect to, the compiler drops again.
+        moving, fixed = tree.partition((weights, hparams, aux, constants))
+        result: Any = _mixed(loss, moving, fixed)
         return result
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mixed(loss, moving, rest):
-    fixed, constants = rest
-    weights, hparams, aux = tree.combine(moving, fixed)
+def _mixed(loss, moving, fixed):
+    weights, hparams, aux, constants = tree.combine(moving, fixed)
     return Plain()(loss, weights, hparams, aux, constants)
 
 
-def _mixed_forward(loss, moving, rest):
-    return _mixed(loss, moving, rest), (moving, rest)
+def _mixed_forward(loss, moving, fixed):
+    return _mixed(loss, moving, fixed), (moving, fixed)
 
 
 def _mixed_backward(loss, residuals, cotangents):
-    (weights, *others), (fixed, constants) = residuals
+    (weights, *others), fixed = residuals
     v, u = cotangents
 
     def full_loss(moving):
-        return loss(*tree.combine(moving, fixed), constants)
+        return loss(*tree.combine(moving, fixed))
 
     def gradient(weights):
         return jax.grad(full_loss, has_aux=True)((weights, *others))[0]

@@ -38,7 +38,8 @@ def guard(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     too) that can have a non-finite slope is replaced by one of the same value whose
     slope is 0 there. Elsewhere the derivative is unchanged, in forward and reverse mode
     and at any order. Rules given by `jax.custom_jvp` and `jax.custom_vjp` are kept as
-    they are, and so is the body of a `while_loop`.
+    they are, and so is the body of a `while_loop`. A slope that overflows counts as not
+    finite: in float32, 1/√v below v ≈ 1e-25.
 
     Args:
         fn: from pytrees of arrays to a pytree of arrays; it may close over traced ones.

@@ -52,6 +52,14 @@ class Hyperparameter(abc.ABC):
                 f"low must be below high; got low={self.low}, high={self.high}"
             )
         self._check_domain()
+        with jax.ensure_compile_time_eval():
+            low, high = self.coord_bounds()
+            if not (jnp.isfinite(low) & jnp.isfinite(high) & (low < high)):
+                raise ValueError(
+                    f"low and high must differ, and be finite as coordinates, in "
+                    f"{low.dtype}; got low={self.low} and high={self.high}, which are "
+                    f"{low} and {high}"
+                )
         if self.default is None:
             return
         object.__setattr__(self, "default", _nested(np.asarray(self.default, float)))

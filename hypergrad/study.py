@@ -5,7 +5,6 @@ watched, recorded and resumed, and gives the same numbers.
 """
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -158,9 +157,19 @@ def best_index(values: np.ndarray) -> int:
 
 
 def num_rounds(searcher: Searcher, space: Space, num_trials: int) -> int:
-    """Rounds that fit `num_trials`; at least one."""
-    usable = searcher.num_trials(space, num_trials)
-    return max(1, math.floor(usable / searcher.batch))
+    """Rounds that fit `num_trials`.
+
+    Raises:
+      ValueError: not even one fits, since a budget is never overspent.
+    """
+    rounds = searcher.num_trials(space, num_trials) // searcher.batch
+    if rounds < 1:
+        raise ValueError(
+            f"num_trials ({num_trials}) must pay for one round of "
+            f"{type(searcher).__name__}, which is {searcher.batch} trials: raise "
+            "it, or lower the searcher's batch (starts)"
+        )
+    return rounds
 
 
 def check_pair(searcher: Searcher, estimator: Estimator) -> None:

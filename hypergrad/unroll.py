@@ -103,10 +103,11 @@ class Tree(Checkpoint):
 
     def lengths(self, num_steps):
         """The smallest equal arity whose power reaches T, trimmed at the top."""
-        arity = max(2, round(num_steps ** (1 / self.depth)))
-        arity += arity**self.depth < num_steps
-        inner = arity ** (self.depth - 1)
-        return (-(-num_steps // inner), *(arity,) * (self.depth - 1))
+        depth = min(self.depth, max(1, (num_steps - 1).bit_length()))  # log₂ T
+        arity = max(2, round(num_steps ** (1 / depth)))
+        arity += arity**depth < num_steps
+        inner = arity ** (depth - 1)
+        return (-(-num_steps // inner), *(arity,) * (depth - 1))
 
 
 CHECKPOINTS: dict[str, type[Any]] = {

@@ -27,9 +27,11 @@ class Verification:
       steps: the step sizes h, relative to ‖λ‖ + 1, decreasing.
       difference_errors: for each h the largest |⟨estimate, u⟩ − central difference|
         relative to `norm`.
-      tolerance: what counts as agreement.
-      useful_within: the largest h (and all below it down to the best) at which the
-        slope still predicts F(λ + hu) − F(λ − hu) to 10%; 0 if nowhere.
+      dtype: the coarsest floating type of the inner state: float64, unless `start`
+        insists on another.
+      tolerance: what counts as agreement; at least 1000 ε of `dtype`.
+      useful_within: the largest h up to which, without a gap, the slope predicts
+        F(λ + hu) − F(λ − hu) to 10%; 0 if nowhere.
     """
 
     estimator: str
@@ -39,6 +41,7 @@ class Verification:
     jvp_error: float
     steps: tuple[float, ...]
     difference_errors: tuple[float, ...]
+    dtype: str
     tolerance: float
     useful_within: float
 
@@ -50,16 +53,16 @@ class Verification:
     @property
     def ok(self) -> bool:
         """Whether jvp and central differences both agree with the estimate."""
-        # NaN compares false, so a NaN is never ok.
+        rounding = float(jnp.finfo(self.dtype).eps) ** (1 / 3)
         return self.jvp_error <= self.tolerance and (
-            self.difference_error <= max(1e-6, self.tolerance)
+            self.difference_error <= max(self.tolerance, rounding / 6)
         )
 
     def __str__(self) -> str:
         """A short report."""
         verdict = "agrees with" if self.ok else "DISAGREES with"
         lines = [
-            f"{self.estimator} {verdict} forward mode and differences in float64",
+            f"{self.estimator} {verdict} forward mode and differences in {self.dtype}",
             f"  F(λ) = {self.value:.10g}, ‖dF/dλ‖ = {self.norm:.6g}",
             f"  against jvp: relative error {self.jvp_error:.2e}",
             f"  against differences: {self.difference_error:.2e} at the best step",
@@ -81,8 +84,8 @@ def verify(
 ) -> Verification:
     """Compare ⟨estimate, u⟩ with jvp and with (F(λ + hu) − F(λ − hu)) / 2h over many h.
 
-    All is computed in float64 whatever the session's default, along random unit
-    directions u in λ.
+    All is computed in float64 whatever the session's default (so that random numbers
+    drawn in the default type make it another run), along random unit directions u in λ.
 
     Args:
       problem: the problem; its floating data are cast to float64.
@@ -120,36 +123,63 @@ def verify(
             jax.random.fold_in(key, 0), (num_directions, vector.size), jnp.float64
         )
         directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-        norm = float(jnp.linalg.norm(gradient))
-        scale = norm if norm > 0 else 1.0
         size = float(jnp.linalg.norm(vector)) + 1.0
         slopes = [float(gradient @ u) for u in directions]
         tangents = [float(pushforward(u)) for u in directions]
 
-        steps = tuple(10.0**-i for i in range(10))
-        errors, useful = [], 0.0
-        for h in steps:
-            differences = [
+        def differences(h):
+            return [
                 float(f(vector + h * size * u) - f(vector - h * size * u))
                 / (2 * h * size)
                 for u in directions
             ]
-            gaps = [abs(a - b) for a, b in zip(slopes, differences, strict=True)]
-            errors.append(max(gaps) / scale)
-            # Infinite where F diverged: no agreement, though ∞ <= 0.1 ∞ holds.
-            pairs = zip(gaps, differences, strict=True)
-            if not useful and all(gap <= 0.1 * abs(d) < math.inf for gap, d in pairs):
-                useful = h
 
-    jvp_gaps = [abs(a - b) for a, b in zip(slopes, tangents, strict=True)]
+        steps = tuple(10.0**-i for i in range(10))
+        sweep = [differences(h) for h in steps]
+        norm = float(jnp.linalg.norm(gradient))
+        dtype = _coarsest(problem, hparams, key)
+
+    # Relative to the larger of the two, or an estimate of zero would always pass.
+    scale = max(norm, *map(abs, tangents)) or 1.0
+    errors = [_largest_gap(slopes, found) / scale for found in sweep]
     return Verification(
         estimator=str(estimator),
         value=float(value),
         norm=norm,
         slopes=tuple(slopes),
-        jvp_error=max(jvp_gaps) / scale,
+        jvp_error=_largest_gap(slopes, tangents) / scale,
         steps=steps,
         difference_errors=tuple(errors),
-        tolerance=tolerance,
-        useful_within=useful,
+        dtype=dtype,
+        tolerance=max(tolerance, 1e3 * float(jnp.finfo(dtype).eps)),
+        useful_within=_useful_within(steps, slopes, sweep),
     )
+
+
+def _largest_gap(slopes, others) -> float:
+    """Max |a − b|, infinite where one is not finite: NaN has no place in an order."""
+    gaps = [abs(a - b) for a, b in zip(slopes, others, strict=True)]
+    return max(gap if math.isfinite(gap) else math.inf for gap in gaps)
+
+
+def _useful_within(steps, slopes, sweep) -> float:
+    """From small steps upwards, the last before slopes fail to predict to 10%.
+
+    The smallest steps of all may fail by rounding; they are passed over.
+    """
+    useful = 0.0
+    for h, found in reversed(list(zip(steps, sweep, strict=True))):
+        pairs = zip(slopes, found, strict=True)
+        if all(abs(a - b) <= 0.1 * abs(b) < math.inf for a, b in pairs):
+            useful = h
+        elif useful:
+            break
+    return useful
+
+
+def _coarsest(problem, hparams, key) -> str:
+    """The name of the floating type of least precision in the inner state."""
+    state = jax.eval_shape(lambda h: problem.start(h, key), hparams)
+    dtypes = [x.dtype for x in jax.tree.leaves(state) if tree.is_inexact(x)]
+    coarsest = max([jnp.dtype(jnp.float64), *dtypes], key=lambda d: jnp.finfo(d).eps)
+    return coarsest.name

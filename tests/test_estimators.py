@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hypergrad as hg
-from hypergrad.gradients import Plain
+from hypergrad.gradients import Mixed, Plain
 from tests.oracles import Ridge, influence_balancing
 from tests.problems import cubic, digits, relative, ridge
 
@@ -218,3 +218,31 @@ def test_wrong_arguments_are_refused(make, message):
 def test_hparams_without_floats_are_refused(key):
     with pytest.raises(ValueError, match=r"write 1\.0 rather than 1"):
         hg.hypergrad(cubic(), hg.Reverse())(2, key)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sixteen_bits_are_refused_rather_than_wrong(dtype, key):
+    with pytest.raises(ValueError, match="pass it in float32"):
+        hg.hypergrad(cubic(), hg.Reverse())({"lr": jnp.ones((), dtype)}, key)
+
+
+def test_default_differences_suit_a_small_rate_in_float32(key):
+    with jax.enable_x64(False):
+        problem, hparams = ridge(10), {"lr": 0.01, "l2": 1e-3}
+        exact = hg.hypergrad(problem, hg.Forward())(hparams, key)
+        difference = hg.hypergrad(problem, hg.FiniteDifference())(hparams, key)
+    np.testing.assert_allclose(difference["lr"], exact["lr"], rtol=0.01)
+
+
+def test_mixed_and_plain_gradients_agree_for_the_data_too(key):
+    """A training set that is scaled from outside is a hyperparameter like any other."""
+    x, y = ridge(5).data.train
+
+    def value(scale, gradient):
+        problem = ridge(5, train=(x * scale, y))
+        hparams = {"lr": jnp.asarray(0.1), "l2": jnp.asarray(0.1)}
+        return hg.unroll(problem, hparams, key, gradient=gradient)[0]
+
+    mixed, plain = (jax.grad(value)(1.0, g) for g in (Mixed(), Plain()))
+    np.testing.assert_allclose(mixed, plain, rtol=1e-12)
+    assert abs(mixed) > 1e-3

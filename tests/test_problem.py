@@ -75,6 +75,16 @@ def test_with_replacement_draws_every_row_alike():
     assert any(len(set(row)) < 5 for row in seen)
 
 
+def test_float64_does_not_change_which_rows_are_drawn(key):
+    def rows():
+        batches = (hg.WithReplacement(5), hg.Epochs(5))
+        return [b.gather(jnp.arange(20), jnp.asarray(3), key).tolist() for b in batches]
+
+    with jax.enable_x64(False):
+        narrow = rows()
+    assert rows() == narrow
+
+
 def test_table_of_indices_replays_a_papers_draws():
     table = jnp.array([[0, 1], [9, 9], [4, 2]])
     seen = rows_seen(hg.IndexTable(table), 5)

@@ -267,6 +267,7 @@ def test_sobol_in_float32_keeps_its_points_apart():
     [
         (lambda: Outer("adm"), "did you mean 'adam'"),
         (lambda: Outer(learning_rate=-1.0), "learning_rate must be positive"),
+        (lambda: Outer(learning_rate=float("inf")), "learning_rate must be finite"),
         (lambda: Outer(b1=1.0), "b1 must be in"),
         (lambda: Outer(final=2.0), "final must be in"),
         (lambda: RandomSearch(batch=0), "batch must be a whole number"),
@@ -274,6 +275,7 @@ def test_sobol_in_float32_keeps_its_points_apart():
         (lambda: BayesianSearch(warmup=0), "warmup must be a whole number"),
         (lambda: BayesianSearch(jitter=0.0), "jitter must be positive"),
         (lambda: GridSearch(ties={}), "at least one axis"),
+        (lambda: GridSearch(ties={"a": "rate"}), r'axis .a. .* write \["rate"\]'),
         (
             lambda: GridSearch(ties={"rate": ("lrr",)}).num_trials(SPACE, 9),
             "did you mean 'lr'",

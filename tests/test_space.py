@@ -224,3 +224,16 @@ def test_ties_project_and_may_name_single_coordinates():
 def test_wrong_ties_say_so(axes, message):
     with pytest.raises(ValueError, match=message):
         make_space().tie(axes)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Log(1e-50, 1.0),
+        lambda: Logit(0.1, 0.9999999999),
+        lambda: Linear(1.0, 1.0 + 1e-9),
+    ],
+)
+def test_bounds_that_float32_cannot_tell_apart_are_refused(make):
+    with jax.enable_x64(False), pytest.raises(ValueError, match="must differ"):
+        make()

@@ -159,3 +159,8 @@ def test_execution_is_chosen_among_the_three(key):
     chosen = hg.choose_execution(ridge(5), SPACE, hg.Value(), key, 8, repeats=1)
     assert type(chosen) in runner.EXECUTIONS.values()
     assert hg.choose_execution(ridge(5), SPACE, hg.Value(), key, 1) == hg.Loop()
+
+
+def test_a_budget_too_small_for_one_round_is_refused():
+    with pytest.raises(ValueError, match="must pay for one round"):
+        run(hg.GradientSearch(starts=4), 3)

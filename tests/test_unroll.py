@@ -27,7 +27,7 @@ def test_loop_counts_every_step_once(checkpoint, num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 10, 63, 64, 65, 1000, 1001])
 @pytest.mark.parametrize(
-    "checkpoint", [hg.Segments(), hg.Segments(7), hg.Tree(), hg.Tree(4), hg.Tree(1)]
+    "checkpoint", [hg.Segments(), hg.Segments(7), hg.Tree(), hg.Tree(40), hg.Tree(1)]
 )
 def test_nested_lengths_cover_the_loop_without_much_waste(checkpoint, num_steps):
     lengths = checkpoint.lengths(num_steps)

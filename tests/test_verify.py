@@ -8,7 +8,7 @@ import numpy as np
 
 import hypergrad as hg
 from hypergrad.estimators import Estimate
-from tests.problems import cubic, ridge
+from tests.problems import cubic, ridge, squared_error
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,50 @@ def test_chaos_shows_in_the_useful_radius(key):
     assert calm.useful_within >= 1e-3
     assert chaotic.jvp_error < 1e-6
     assert chaotic.useful_within < 1e-7
+
+
+class Zero(hg.Reverse):
+    """An estimator that says zero, whatever the problem."""
+
+    def estimate(self, problem, hparams, state, key):
+        """Zeros."""
+        (value, hypergrad, info), state = super().estimate(problem, hparams, state, key)
+        return Estimate(value, jax.tree.map(jnp.zeros_like, hypergrad), info), state
+
+
+def test_an_estimate_of_zero_fails_however_small_the_objective(key):
+    def tiny(weights, hparams, batch):
+        return 1e-10 * squared_error(weights, batch)
+
+    report = hg.verify(ridge(5, outer_loss=tiny), Zero(), {"lr": 0.1, "l2": 0.1}, key)
+    assert not report.ok
+
+
+def test_steps_that_leave_the_domain_do_not_fail_what_is_right(key):
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.ones(()),
+        step=lambda hp, s, tick: s * jnp.sqrt(hp),
+        outer_at=lambda hp, s, tick: s,
+        num_steps=3,
+    )
+    report = hg.verify(problem, hg.Reverse(), 0.5, key)
+    assert report.difference_errors[0] == np.inf
+    assert report.ok, str(report)
+
+
+def test_the_useful_radius_has_no_holes(key):
+    """F(h) = h + 5 sin³(π h): right at 0 and, by luck, again at h = 1."""
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: hp,
+        step=lambda hp, s, tick: s,
+        outer_at=lambda hp, s, tick: s + 5 * jnp.sin(jnp.pi * s) ** 3,
+        num_steps=1,
+    )
+    assert hg.verify(problem, hg.Reverse(), 0.0, key).useful_within <= 0.01
+
+
+def test_a_state_that_insists_on_float32_is_judged_as_such(key):
+    problem = ridge(5, init=lambda key, hp: jnp.zeros(4, jnp.float32))
+    report = hg.verify(problem, hg.Reverse(), {"lr": 0.1, "l2": 0.1}, key)
+    assert report.dtype == "float32"
+    assert report.ok, str(report)

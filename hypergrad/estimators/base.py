@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from hypergrad import tree
 from hypergrad.problem import Problem
@@ -96,6 +97,14 @@ def objective_of_floats(fn, hparams: HParams):
         raise ValueError(
             "hparams has no floating leaf to differentiate; write 1.0 rather than 1"
         )
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(floats):
+        if jnp.finfo(leaf.dtype).bits < 32:
+            raise ValueError(
+                f"hparams{jax.tree_util.keystr(path)} is {leaf.dtype}, in which a sum "
+                "over the steps of training stalls and the hypergradient is wrong: "
+                "pass it in float32 and cast where it is used"
+            )
 
     def restore(hypergrad):
         return tree.combine(hypergrad, tree.without_tangent(others))

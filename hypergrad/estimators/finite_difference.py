@@ -15,6 +15,9 @@ from hypergrad.estimators.base import (
 )
 from hypergrad.unroll import unroll
 
+# Steps are relative to |λ_j|, as rates and decays need, but not below this size.
+_SMALLEST = 1e-2
+
 # D F(0) ≈ Σ_k c_k (F(kh) − F(−kh)) / h: exact for polynomials of degree `order`.
 _STENCILS = {2: (1 / 2,), 4: (2 / 3, -1 / 12)}
 
@@ -23,7 +26,7 @@ _STENCILS = {2: (1 / 2,), 4: (2 / 3, -1 / 12)}
 class FiniteDifference(Estimator):
     """dF/dλ_j ≈ Σ_k c_k (F(λ + k h_j e_j) − F(λ − k h_j e_j)) / h_j.
 
-    Central differences with h_j = h · max(1, |λ_j|); order 2 is the usual
+    Central differences with h_j = h · max(|λ_j|, 0.01); order 2 is the usual
     (F(λ + h) − F(λ − h)) / 2h.
 
     Computes: dF/dλ up to O(h^order) truncation and O(ε/h) rounding.
@@ -65,7 +68,7 @@ class FiniteDifference(Estimator):
         h = self.step or float(jnp.finfo(vector.dtype).eps) ** (1 / (self.order + 1))
 
         def slope(j):
-            width = h * jnp.maximum(1.0, jnp.abs(vector[j]))
+            width = h * jnp.maximum(_SMALLEST, jnp.abs(vector[j]))
             width = (vector[j] + width) - vector[j]  # the step that rounding leaves
 
             def at(k):

@@ -1,7 +1,7 @@
 """Grid search over tied coordinates."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -39,12 +39,18 @@ class GridSearch(PlannedSearch):
     grid over a × b: 5×5 = 25 points and the default; tied: a (3 coordinates)
     """
 
-    ties: Axes | Mapping[str, Iterable[str]] | None = None
+    ties: Axes | Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if self.ties is not None:
             pairs = self.ties.items() if isinstance(self.ties, Mapping) else self.ties
+            for axis, names in pairs:
+                if isinstance(names, str):
+                    raise ValueError(
+                        f"ties must give axis {axis!r} a list of names; got "
+                        f'{names!r}; write ["{names}"]'
+                    )
             ties = tuple((axis, tuple(names)) for axis, names in pairs)
             if not ties:
                 raise ValueError(

@@ -49,6 +49,8 @@ final=1.0)
             value = getattr(self, field)
             if not value > 0:
                 raise ValueError(f"{field} must be positive; got {value}")
+        if math.isinf(self.learning_rate):
+            raise ValueError("learning_rate must be finite; got inf")
         for field in ("b1", "b2", "momentum"):
             value = getattr(self, field)
             if not 0 <= value < 1:

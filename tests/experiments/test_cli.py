@@ -195,6 +195,17 @@ def test_a_folder_without_runs(call, tmp_path):
     assert "holds no run" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["trials.jsonl", "DONE", "meta.json"])
+def test_a_run_folder_of_json_that_is_no_object(call, config, engine, tmp_path, name):
+    call("run", config)
+    folder = next((tmp_path / "runs/try").glob("*/seed=1"))
+    (folder / name).write_text("[1]\n")
+    result = call("show", folder)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert name in result.stderr
+
+
 def test_a_folder_in_use_is_refused(call, config, engine, monkeypatch, tmp_path):
     call("run", config)
     experiment = engine.calls[0][0]

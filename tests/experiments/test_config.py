@@ -258,17 +258,26 @@ def test_a_typo_names_file_table_key_and_remedy(write):
         ("searcher.starts=0", ["starts must be a whole number"]),
         ("searcher.outer.name=adamm", ["name must be one of", "adamm"]),
         ("searcher.outer.rate=1", ["[searcher.outer] rate", "learning_rate"]),
+        ("searcher.outer.learning_rate=inf", ["learning_rate must be finite"]),
+        ('searcher={name="GridSearch",ties={a=["nope"]}}', ["unknown name 'nope'"]),
+        ('searcher={name="GridSearch",ties={a="rate"}}', ["[searcher] ties", "list"]),
         ("task.rows=many", ["[task] rows", "integer"]),
         ("task.rows=0", ["rows must be at least 1"]),
         ("budget.trainings=0", ["greater than or equal to 1"]),
         ("budget.execution=fast", ['"loop"', '"vmap"', '"fast"']),
         ("budget.cost_multiple=often", ['"measure" or number']),
+        ("budget.cost_multiple=inf", ['"measure" or a finite number']),
+        ("budget.cost_multiple=nan", ["a finite number"]),
         ("hparams.lr.default=7.0", ["[hparams] lr", "[0.001, 1.0]", "7.0"]),
         ("hparams.lr.low=-1.0", ["Log needs low > 0"]),
         ("hparams.lrs.low=0.1", ["unknown key", 'did you mean "lr"']),
         ("seeds=[1, 1]", ["each seed once"]),
         ("seeds=[]", ["at least 1"]),
         ("seeds=[-1]", ["greater than or equal to 0"]),
+        ("seeds=[99999999999999999999]", ["less than or equal to 4294967295"]),
+        ("seeds.x=1", ["seeds: wrong value", "list"]),
+        ("title.x=1", ["title: wrong value", "string"]),
+        ("name.x.y=3", ["name: wrong value", '"x": {"y": 3}', "string"]),
         ("buget.trainings=3", ['did you mean "budget"']),
         ("name=a/b", ["pattern"]),
         ("estimator=Value", ["GradientSearch needs a hypergradient"]),
@@ -347,6 +356,18 @@ def test_what_is_no_toml(write):
     fault = only_fault(write("seeds = [0]\ntask = toy\n"))
     assert "line 2" in fault.file
     assert fault.got == "task = toy"
+
+
+@pytest.mark.parametrize("depth", [60, 3000])
+@pytest.mark.parametrize(
+    ("opened", "core", "closed"),
+    [("[", "0", "]"), ("{x = ", "0", "}"), ("x.", "x = 0", "")],
+)
+def test_what_is_nested_too_deep(write, opened, core, closed, depth):
+    key = "" if opened == "x." else "x = "
+    text = key + opened * depth + core + closed * depth
+    for fault in (only_fault(write(text)), only_fault(write(BASE), text)):
+        assert fault.message == "nested too deep"
 
 
 def test_a_missing_file_and_a_missing_parent(write, tmp_path):

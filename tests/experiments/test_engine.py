@@ -15,6 +15,8 @@ import pytest
 import hypergrad as hg
 from experiments import engine
 from experiments.cells import load
+from experiments.faults import ConfigError
+from experiments.files import StoreError
 from experiments.programs import Programs
 from experiments.registry import load_tasks
 from experiments.results import SeedResult
@@ -176,18 +178,33 @@ def test_a_diverging_trial_is_recorded_and_the_study_goes_on(config, tmp_path):
     assert SeedResult.model_validate(json.loads((folder / "DONE").read_text()))
 
 
-def test_measured_cost_and_execution_are_pinned(config, tmp_path):
+def test_what_is_measured_once_holds_for_all_that_train_alike(config, tmp_path):
     settings = ["budget.cost_multiple=measure", "budget.execution=auto"]
     (cell,) = load(config, settings, mode="run").cells
     engine.run_cell(cell, 0, tmp_path)
-    path = tmp_path / "try" / cell.hash / "pinned.json"
-    pinned = json.loads(path.read_text())
-    resolved = json.loads((path.parent / "seed=0" / "config.json").read_text())
-    assert pinned.items() <= resolved["budget"].items()
-    assert (2 * pinned["cost_multiple"]).is_integer()
-    path.write_text(json.dumps(pinned | {"cost_multiple": 12.0}))
-    result = engine.run_cell(cell, 1, tmp_path)
-    assert result.cost == [12.0, 24.0]
+    path = tmp_path / "try" / "measured.json"
+    measured = json.loads(path.read_text())
+    cost = next(key for key in measured if key.startswith("cost"))
+    assert (2 * measured[cost]).is_integer()
+    folder = run_path(tmp_path, cell, 0)
+    resolved = json.loads((folder / "config.json").read_text())["budget"]
+    assert resolved["cost_multiple"] == measured[cost]
+    assert resolved["execution"] in measured.values()
+
+    path.write_text(json.dumps(measured | {cost: 12.0}))
+    assert engine.run_cell(cell, 1, tmp_path).cost == [12.0, 24.0]
+    (other,) = load(config, [*settings, "searcher.starts=1"], mode="run").cells
+    assert engine.run_cell(other, 1, tmp_path).cost == [12.0, 24.0]
+
+    path.write_text(json.dumps(measured | {cost: "a lot"}))
+    with pytest.raises(StoreError, match=r"measured\.json is damaged"):
+        engine.run_cell(cell, 1, tmp_path)
+
+
+def test_a_budget_is_never_overspent(config, tmp_path):
+    (cell,) = load(config, ["budget.trainings=5"], mode="run").cells
+    with pytest.raises(ConfigError, match="pays for no round"):
+        engine.run_cell(cell, 0, tmp_path)
 
 
 def run_command(config, runs, *extra):

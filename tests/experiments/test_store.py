@@ -24,7 +24,8 @@ from experiments.files import (
     write_json,
 )
 from experiments.registry import load_tasks
-from experiments.store import open_run, pin, pinned, run_path
+from experiments.results import read_result
+from experiments.store import measured_once, open_run, run_path
 
 
 @pytest.fixture
@@ -96,6 +97,17 @@ def test_damage_inside_a_log_is_no_torn_line(tmp_path):
     path.write_text('{"x": 1}\n{"x"\n{"x": 3}\n')
     with pytest.raises(StoreError, match="line 2"):
         read_jsonl(path)
+
+
+@pytest.mark.parametrize("text", ["3", "[1]", "null", '"x"'])
+def test_json_that_is_no_object_is_no_record(tmp_path, text):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"x": 1}\n' + text + "\n")
+    with pytest.raises(StoreError, match="line 2: not a record: expected an object"):
+        read_jsonl(path)
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"log.jsonl: expected an object"):
+        read_json(path)
 
 
 def test_numbers_that_are_not_finite_come_back(tmp_path):
@@ -217,6 +229,19 @@ def test_a_run_from_start_to_end(cell, tmp_path):
         assert run.load({"x": jnp.zeros(2)}) is None
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "seed: field required"),
+        ({"seed": 0, "validation": ["x"], "test": []}, r"validation.0: .* number"),
+        ({"seed": 0, "validation": [], "test": [], "best": 1}, "best: extra"),
+    ],
+)
+def test_a_result_that_no_run_wrote(tmp_path, table, words):
+    with pytest.raises(StoreError, match=f"DONE .*{words}.* run without --resume"):
+        read_result(tmp_path, table)
+
+
 def test_rewind_keeps_what_the_checkpoint_knows(cell, tmp_path):
     with open_run(tmp_path, cell, 0) as run:
         run.log("trials", *({"trial": i} for i in range(5)))
@@ -227,12 +252,10 @@ def test_rewind_keeps_what_the_checkpoint_knows(cell, tmp_path):
             run.rewind("trials", 9)
 
 
-def test_what_is_pinned_first_stays(cell, tmp_path):
-    assert pinned(tmp_path, cell) == {}
-    assert pin(tmp_path, cell, {"cost_multiple": 3.5}) == {"cost_multiple": 3.5}
-    later = pin(tmp_path, cell, {"cost_multiple": 4.0, "execution": "loop"})
-    assert later == {"cost_multiple": 3.5, "execution": "loop"}
-    assert pinned(tmp_path, cell) == later
+def test_what_is_measured_first_stays(tmp_path):
+    assert measured_once(tmp_path, "try", "cost", lambda: 3.5) == 3.5
+    assert measured_once(tmp_path, "try", "cost", lambda: 4.0) == 3.5
+    assert measured_once(tmp_path, "try", "execution", lambda: "loop") == "loop"
 
 
 HOLD = """
