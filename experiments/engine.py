@@ -106,7 +106,7 @@ def _method(cell: Cell, seeds: list[SeedResult], root: Path) -> MethodResult:
         kind=_kind(cell),
         seeds=seeds,
         note=_note(cell, known),
-        cost_multiple=known.get("cost_multiple"),
+        cost_multiple=None if cell.searcher is None else known["cost_multiple"],
         cell=cell.hash,
     )
 

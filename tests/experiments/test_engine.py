@@ -66,6 +66,7 @@ studies = ["a"]
 [compare.methods.valid_only]
 reference = true
 task = { fit_on = "valid", example_weights = false }
+budget = { cost_multiple = "measure" }  # nothing to measure
 [compare.methods.winner]
 winner_of = "a"
 studies = ["b"]
