@@ -101,13 +101,12 @@ class Cell:
     def training(self) -> str:
         """A name for all cells that train alike: estimator, task and their hash."""
         same = {name: self.table[name] for name in ("task", "hparams", "estimator")}
-        digits = hashlib.sha256(canonical(same).encode()).hexdigest()[:10]
-        return f"{same['estimator']['name']} on {same['task']['name']} {digits}"
+        return f"{same['estimator']['name']} on {same['task']['name']} {_digest(same)}"
 
     @cached_property
     def hash(self) -> str:
         """Ten hex digits of the sha256 of the canonical JSON of `table`."""
-        return hashlib.sha256(canonical(self.table).encode()).hexdigest()[:10]
+        return _digest(self.table)
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,10 @@ class Experiment:
 def canonical(table: Any) -> str:
     """JSON with one spelling: sorted keys, no spaces."""
     return json.dumps(table, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(table: Any) -> str:
+    return hashlib.sha256(canonical(table).encode()).hexdigest()[:10]
 
 
 def load(

@@ -39,7 +39,7 @@ class Budget(Frozen):
 
     Attributes:
         trainings: cost in inner-training equivalents, the unit of every comparison.
-        cost_multiple: cost of one gradient in that unit; "measure" once, then pinned.
+        cost_multiple: cost of one gradient in that unit; "measure" once, then kept.
         finalists: best trials that are trained again with `retrain` keys each, beyond
             the budget; the one of least mean F is chosen. One trial can be lucky.
         retrain: fresh keys with which the chosen λ is trained again; only they see

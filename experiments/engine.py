@@ -26,7 +26,6 @@ from experiments.results import (
 )
 from experiments.seed_run import SeedRun
 from experiments.store import RunFolder, metadata, run_path
-from hypergrad.study import num_rounds
 
 
 def run_experiment(
@@ -105,7 +104,7 @@ def _method(cell: Cell, seeds: list[SeedResult], root: Path) -> MethodResult:
         title=cell.title,
         kind=_kind(cell),
         seeds=seeds,
-        note=_note(cell, known),
+        note=_note(cell, known, len(seeds[0].values)),
         cost_multiple=None if cell.searcher is None else known["cost_multiple"],
         cell=cell.hash,
     )
@@ -117,15 +116,12 @@ def _kind(cell: Cell) -> Kind:
     return "gradient" if cell.searcher.needs_gradient else "baseline"
 
 
-def _note(cell: Cell, known: dict[str, Any]) -> str:
+def _note(cell: Cell, known: dict[str, Any], num_trials: int) -> str:
     if cell.searcher is None:
         return ""
-    multiple, searcher = known["cost_multiple"], cell.searcher
-    affordable = int(cell.budget.trainings / multiple)
-    rounds = num_rounds(searcher, cell.space, affordable)
-    text = searcher.describe(cell.space, rounds * searcher.batch)
+    text = cell.searcher.describe(cell.space, num_trials)
     if cell.searcher.needs_gradient:
-        text += f"; one gradient counts as {multiple:g} trainings"
+        text += f"; one gradient counts as {known['cost_multiple']:g} trainings"
     return f"{text}; trainings laid out by {known['execution']}"
 
 
@@ -140,7 +136,7 @@ def _notes(experiment: Experiment, label: str) -> list[str]:
             f"{budget.retrain} keys, and the one of least mean validation loss is "
             f"chosen: {extra} trainings beyond the budget, the same for all"
         )
-    seen = [c.title for c in cells if getattr(c.task, "fit_on", "train") != "train"]
+    seen = [cell.title for cell in cells if cell.task.fits_validation]
     if seen:
         notes.append(
             f"{' and '.join(f'“{title}”' for title in seen)}: the validation images "

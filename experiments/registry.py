@@ -47,6 +47,11 @@ class Task(BaseModel, abc.ABC):
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
 
+    @property
+    def fits_validation(self) -> bool:
+        """Whether training sees the validation set, whose score then means nothing."""
+        return False
+
     @abc.abstractmethod
     def space(self) -> "hg.Space":
         """The hyperparameters λ with their bounds and defaults."""

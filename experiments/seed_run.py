@@ -111,9 +111,8 @@ class SeedRun:
             return searcher.tell(space, state, coords, values, grads)
 
         label = f"{cell.study} · {cell.title} · seed {self.seed}"
-        clock = [record["seconds"] for record in records[-1:]] or [0.0]
-        searching = [record["seconds_searcher"] for record in records[-1:]] or [0.0]
-        elapsed, in_searcher = clock[0], searching[0]
+        elapsed = records[-1]["seconds"] if records else 0.0
+        in_searcher = records[-1]["seconds_searcher"] if records else 0.0
         unsaved: list[dict[str, Any]] = []
         last_save = time.perf_counter()
         for i in range(first, rounds):
@@ -134,13 +133,13 @@ class SeedRun:
             in_searcher += spent + told
             elapsed += spent + trained + told
             for row in range(searcher.batch):
-                norm = jnp.nan if grads is None else jnp.linalg.norm(grads[row])
+                norm = None if grads is None else float(jnp.linalg.norm(grads[row]))
                 unsaved.append(
                     {
                         "trial": int(trials[row]),
                         "value": float(values[row]),
                         "diverged": not math.isfinite(values[row]),
-                        "gradient_norm": None if grads is None else float(norm),
+                        "gradient_norm": norm,
                         "cost": float(measured.cost_multiple * (trials[row] + 1)),
                         "seconds": elapsed,
                         "seconds_searcher": in_searcher,
@@ -269,8 +268,7 @@ class Searched:
 
     def finalists(self, count: int) -> jax.Array:
         """Coordinates of the best trials, best first: [count, d]."""
-        values = np.array(self.column("value"))
-        order = np.argsort(np.where(np.isfinite(values), values, np.inf), stable=True)
+        order = study.ranking(np.array(self.column("value")))
         return jnp.asarray([self.records[i]["coords"] for i in order[:count]])
 
     def trajectories(self, space: hg.Space) -> dict[str, list[float]]:

@@ -147,13 +147,21 @@ class StudyResult:
     @property
     def best_so_far(self) -> np.ndarray:
         """[n]: smallest finite F among the first i + 1 trials (∞ before any)."""
-        values = np.asarray(self.trials.values)
-        return np.minimum.accumulate(np.where(np.isfinite(values), values, np.inf))
+        return np.minimum.accumulate(_diverged_last(np.asarray(self.trials.values)))
 
 
 def best_index(values: np.ndarray) -> int:
     """The smallest finite value; diverged runs never win."""
-    return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+    return int(np.argmin(_diverged_last(values)))
+
+
+def ranking(values: np.ndarray) -> np.ndarray:
+    """Indices from the best value to the worst, diverged runs last: [n]."""
+    return np.argsort(_diverged_last(values), stable=True)
+
+
+def _diverged_last(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.inf)
 
 
 def num_rounds(searcher: Searcher, space: Space, num_trials: int) -> int:

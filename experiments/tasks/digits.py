@@ -75,6 +75,11 @@ class Digits(Task):
         return self
 
     @property
+    def fits_validation(self) -> bool:
+        """Whether the validation images are among those trained on."""
+        return self.fit_on != "train"
+
+    @property
     def num_rows(self) -> int:
         """Images that the weights are trained on."""
         sizes = {"train": self.num_train, "valid": self.num_valid}
