@@ -104,7 +104,7 @@ def _method(cell: Cell, seeds: list[SeedResult], root: Path) -> MethodResult:
         title=cell.title,
         kind=_kind(cell),
         seeds=seeds,
-        note=_note(cell, known, len(seeds[0].values)),
+        note=_note(cell, known, seeds),
         cost_multiple=None if cell.searcher is None else known["cost_multiple"],
         cell=cell.hash,
     )
@@ -116,13 +116,17 @@ def _kind(cell: Cell) -> Kind:
     return "gradient" if cell.searcher.needs_gradient else "baseline"
 
 
-def _note(cell: Cell, known: dict[str, Any], num_trials: int) -> str:
+def _note(cell: Cell, known: dict[str, Any], seeds: list[SeedResult]) -> str:
     if cell.searcher is None:
         return ""
-    text = cell.searcher.describe(cell.space, num_trials)
+    text = cell.searcher.describe(cell.space, len(seeds[0].values))
     if cell.searcher.needs_gradient:
         text += f"; one gradient counts as {known['cost_multiple']:g} trainings"
-    return f"{text}; trainings laid out by {known['execution']}"
+    text += f"; trainings laid out by {known['execution']}"
+    if doubtful := sum(seed.doubtful for seed in seeds):
+        count = sum(len(seed.values) for seed in seeds)
+        text += f"; the estimator doubts {doubtful} of its {count} hypergradients"
+    return text
 
 
 def _notes(experiment: Experiment, label: str) -> list[str]:

@@ -22,6 +22,7 @@ class SeedResult(Value):
     Attributes:
         seed: of data and keys; every method of a study sees the same.
         values: F of each trial in order; what is not finite has diverged.
+        doubtful: trials whose hypergradient its own estimator doubts.
         cost: inner-training equivalents spent after each trial.
         seconds: time spent after each trial on training and searcher, not compiling.
         validation: the task's metric on validation, a number per retraining.
@@ -35,6 +36,7 @@ class SeedResult(Value):
 
     seed: int
     values: list[float] = []
+    doubtful: int = 0
     cost: list[float] = []
     seconds: list[float] = []
     validation: list[float]

@@ -123,7 +123,7 @@ class SeedRun:
             # Searchers that train alike share the program.
             name = ("train", cell.task, space, cell.estimator, searcher.batch)
             name += (measured.execution, cell.budget.training_keys)
-            (values, grads), trained = timed(
+            (values, grads, doubtful), trained = timed(
                 self.programs.get(name, train, *args), *args
             )
             args = (state, coords, values, grads)
@@ -140,6 +140,7 @@ class SeedRun:
                         "value": float(values[row]),
                         "diverged": not math.isfinite(values[row]),
                         "gradient_norm": norm,
+                        "doubtful": bool(doubtful[row]),
                         "cost": float(measured.cost_multiple * (trials[row] + 1)),
                         "seconds": elapsed,
                         "seconds_searcher": in_searcher,
@@ -203,6 +204,7 @@ class SeedRun:
         if searched is not None:
             history = {
                 "values": searched.column("value"),
+                "doubtful": sum(searched.column("doubtful")),
                 "cost": searched.column("cost"),
                 "seconds": searched.column("seconds"),
                 "seconds_searcher": searched.records[-1]["seconds_searcher"],

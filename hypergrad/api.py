@@ -41,13 +41,18 @@ def estimate(
       key: the run's key.
 
     Returns:
-      `(Estimate(value, hypergrad, info), state)`.
+      `(Estimate(value, hypergrad, info), state)`. Called outside of jit it warns
+      (`HypergradWarning`) as `value_and_hypergrad` does.
 
     Raises:
       ValueError: the estimator does not apply to the problem, with the reason.
     """
     _check(problem, estimator)
-    return _estimate(estimator, problem, tree.as_arrays(hparams), state, key)
+    hparams = tree.as_arrays(hparams)
+    result, state = _estimate(estimator, problem, hparams, state, key)
+    if result.hypergrad is not None:
+        _warn(result, estimator)
+    return result, state
 
 
 def value_and_hypergrad(
@@ -64,7 +69,7 @@ def value_and_hypergrad(
       A compiled function `(hparams, key) -> (value, hypergrad)`, or
       `((value, info), hypergrad)`; `hypergrad` is shaped like `hparams`. Called outside
       of jit it warns (`HypergradWarning`) where F is finite and the hypergradient is
-      not.
+      not, and where the estimator itself finds its estimate doubtful.
 
     Raises:
       ValueError: the estimator has no hypergradient, or does not apply to the problem.
@@ -82,7 +87,7 @@ def value_and_hypergrad(
     def fn(hparams: HParams, key: Key):
         hparams = tree.as_arrays(hparams)
         result = Estimate(*_differentiable_estimate(estimator, problem, hparams, key))
-        _warn_if_not_finite(result, estimator)
+        _warn(result, estimator)
         value = (result.value, result.info) if has_aux else result.value
         return value, result.hypergrad
 
@@ -230,9 +235,9 @@ def _check(problem, estimator, needs_hypergrad: bool = False):
         )
 
 
-def _warn_if_not_finite(result: Estimate, estimator) -> None:
-    leaves = jax.tree.leaves((result.value, result.hypergrad))
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
+def _warn(result: Estimate, estimator) -> None:
+    """Outside of jit: say what is not finite, or doubtful by the estimator's word."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)):
         return
     value: Scalar = result.value
     if jnp.isfinite(value) and not tree.all_finite(result.hypergrad):
@@ -244,3 +249,5 @@ def _warn_if_not_finite(result: Estimate, estimator) -> None:
             HypergradWarning,
             stacklevel=3,
         )
+    if (doubt := estimator.doubt(result.info)) is not None:
+        warnings.warn(doubt, HypergradWarning, stacklevel=3)

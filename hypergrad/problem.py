@@ -4,7 +4,6 @@ F(λ) = Σ_t outer_t(λ, s_t),   s_{t+1} = step(λ, s_t, tick_t),   s_0 = start(
 """
 
 import dataclasses
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,49 +13,10 @@ import jax.numpy as jnp
 
 from hypergrad import tree
 from hypergrad.batches import Batches, as_batches
+from hypergrad.dynamics import Dynamics, Functions
 from hypergrad.gradients import InnerGradient, Plain
 from hypergrad.training import FoldData, Folds, Training, TrainingData, WithoutContext
-from hypergrad.typing import HParams, Key, PyTree, Scalar, Tick
-
-
-class Dynamics(ABC):
-    """The three functions of a problem, hashable so that equal ones trace once."""
-
-    @abstractmethod
-    def start(self, hparams: HParams, tick: Tick) -> PyTree:
-        """s_0."""
-
-    @abstractmethod
-    def step(
-        self, hparams: HParams, state: PyTree, tick: Tick, gradient: InnerGradient
-    ) -> PyTree:
-        """s_{t+1}; `gradient` is the operator to use for the inner gradient."""
-
-    @abstractmethod
-    def outer(self, hparams: HParams, state: PyTree, tick: Tick) -> Scalar:
-        """outer_t(λ, s_t)."""
-
-
-@dataclass(frozen=True)
-class Functions(Dynamics):
-    """Dynamics given as three plain functions."""
-
-    start_fn: Callable[[HParams, Tick], PyTree]
-    step_fn: Callable[[HParams, PyTree, Tick], PyTree]
-    outer_fn: Callable[[HParams, PyTree, Tick], Scalar]
-
-    def start(self, hparams, tick):
-        """`start_fn(hparams, tick)`."""
-        return self.start_fn(hparams, tick)
-
-    def step(self, hparams, state, tick, gradient):
-        """`step_fn(hparams, state, tick)`; its gradients are its own affair."""
-        del gradient
-        return self.step_fn(hparams, state, tick)
-
-    def outer(self, hparams, state, tick):
-        """`outer_fn(hparams, state, tick)`."""
-        return self.outer_fn(hparams, state, tick)
+from hypergrad.typing import HParams, Key, PyTree, Scalar, Tick, Weights
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -169,6 +129,7 @@ class Problem:
         num_steps: int,
         data: PyTree = (),
         outer_every: int | None = None,
+        inner_loss_at: Callable[[HParams, PyTree, Tick], Scalar] | None = None,
     ) -> "Problem":
         """Any dynamics: s_0 = start(λ, tick), s_{t+1} = step(λ, s_t, tick).
 
@@ -179,6 +140,8 @@ class Problem:
           num_steps: T.
           data: pytree of arrays, reached as `tick.data`.
           outer_every: None: F = outer_T; k: F = outer_k + outer_2k + ...
+          inner_loss_at: `(hparams, state, tick) -> scalar`, the loss that the steps
+            minimise over the state, for estimators that need one (`Implicit`, ...).
 
         Example:
           >>> import jax, jax.numpy as jnp, hypergrad as hg
@@ -189,7 +152,8 @@ class Problem:
           >>> hg.hypergrad(problem, hg.Forward())(2.0, jax.random.key(0))  # d λ³ / dλ
           Array(12., dtype=float32)
         """
-        return cls._make(Functions(start, step, outer_at), data, num_steps, outer_every)
+        dynamics = Functions(start, step, outer_at, inner_loss_at)
+        return cls._make(dynamics, data, num_steps, outer_every)
 
     @classmethod
     def from_folds(
@@ -295,6 +259,27 @@ class Problem:
                 f"{shape} and dtype {dtype}: reduce it (jnp.mean) before returning"
             )
         return jnp.asarray(value)
+
+    @property
+    def has_inner_loss(self) -> bool:
+        """Whether `inner_loss` and `batch_loss` are known (see `from_step`)."""
+        return self.dynamics.has_inner_loss
+
+    def inner_loss(self, hparams: HParams, state: PyTree, key: Key) -> Scalar:
+        """ℓ(w, λ) over all of the training data, at the state's weights."""
+        return self.dynamics.inner_loss(hparams, state, self._tick(self.num_steps, key))
+
+    def batch_loss(self, hparams: HParams, state: PyTree, t, key: Key) -> Scalar:
+        """ℓ(w, λ) on the batch of step t: the loss whose gradient that step uses."""
+        return self.dynamics.batch_loss(hparams, state, self._tick(t, key))
+
+    def weights(self, state: PyTree) -> Weights:
+        """The part w of the state over which ℓ is minimised."""
+        return self.dynamics.weights(state)
+
+    def replace_weights(self, state: PyTree, weights: Weights) -> PyTree:
+        """The state with other weights."""
+        return self.dynamics.replace_weights(state, weights)
 
     def _tick(self, t, key: Key) -> Tick:
         return Tick(jnp.asarray(t, jnp.int32), key, self.data)

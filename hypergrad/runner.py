@@ -68,10 +68,11 @@ EXECUTIONS: dict[str, type] = {"loop": Loop, "chunk": Chunk, "vmap": Vmap}
 
 
 class Evaluations(NamedTuple):
-    """F [n] and dF/dz [n, d] (None from an estimator without hypergradient)."""
+    """F [n], dF/dz [n, d] (None without hypergradient), and which are doubtful [n]."""
 
     values: jax.Array
     grads: jax.Array | None
+    doubtful: jax.Array
 
 
 def evaluate(
@@ -87,7 +88,8 @@ def evaluate(
     Args:
       problem: the problem.
       space: maps coordinates z to λ.
-      estimator: any episodic estimator; `Value()` for F alone.
+      estimator: any estimator (an online one runs a whole training with λ held);
+        `Value()` for F alone.
       coords: [n, d].
       keys: n keys, one for each training.
       execution: how the n trainings are laid out.
@@ -102,9 +104,10 @@ def evaluate(
         z, key = trial
         hparams, pull_back = jax.vjp(space.from_coords, z)
         result, _ = estimator.estimate(problem, hparams, (), key)
+        doubtful = jnp.asarray(result.info.doubtful)
         if estimator.target is Target.NOTHING:
-            return Evaluations(result.value, None)
-        return Evaluations(result.value, pull_back(result.hypergrad)[0])
+            return Evaluations(result.value, None, doubtful)
+        return Evaluations(result.value, pull_back(result.hypergrad)[0], doubtful)
 
     return execution.map(one, (coords, keys))
 

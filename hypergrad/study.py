@@ -5,6 +5,7 @@ watched, recorded and resumed, and gives the same numbers.
 """
 
 import functools
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypergrad.api import HypergradWarning
 from hypergrad.estimators import Estimator, Target, Value
 from hypergrad.problem import Problem
 from hypergrad.runner import Execution, Loop, evaluate
@@ -22,11 +24,19 @@ from hypergrad.typing import HParams, Key, PyTree
 
 
 class Trials(NamedTuple):
-    """What was tried, in order: z [n, d], F [n] and ‖dF/dz‖₂ [n] (NaN if unknown)."""
+    """What was tried, in order: n trials.
+
+    Attributes:
+      coords: z [n, d].
+      values: F [n].
+      grad_norms: ‖dF/dz‖₂ [n], NaN if unknown.
+      doubtful: whether the estimator doubts its estimate [n].
+    """
 
     coords: jax.Array
     values: jax.Array
     grad_norms: jax.Array
+    doubtful: jax.Array
 
 
 class TrainingKeys(ABC):
@@ -105,13 +115,15 @@ def advance(
         coords, state = searcher.ask(space, state)
         trials = first + i * searcher.batch + jnp.arange(searcher.batch)
         keys = training_keys.of(key, trials)
-        values, grads = evaluate(problem, space, estimator, coords, keys, execution)
+        values, grads, doubtful = evaluate(
+            problem, space, estimator, coords, keys, execution
+        )
         state = searcher.tell(space, state, coords, values, grads)
         if grads is None:
             norms = jnp.full(values.shape, jnp.nan, values.dtype)
         else:
             norms = jnp.linalg.norm(grads, axis=1).astype(values.dtype)
-        return state, Trials(coords, values, norms)
+        return state, Trials(coords, values, norms, doubtful)
 
     state, rounds = jax.lax.scan(one_round, state, jnp.arange(num_rounds))
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds)
@@ -187,11 +199,6 @@ def check_pair(searcher: Searcher, estimator: Estimator) -> None:
             f"{type(searcher).__name__} needs a hypergradient, and {estimator} gives "
             "none: pass estimator=Reverse() or Forward()"
         )
-    if estimator.target is Target.UPDATE:
-        raise ValueError(
-            f"{estimator} updates λ while it trains and cannot answer ask / tell; call "
-            "hypergrad.estimate with its state instead"
-        )
 
 
 def search(
@@ -213,7 +220,8 @@ def search(
       problem: the problem.
       space: hyperparameters with their bounds; trial 0 is its default.
       searcher: a value of `hypergrad.searchers`.
-      estimator: needs a hypergradient if the searcher does.
+      estimator: needs a hypergradient if the searcher does; an online one trains from
+        start to end with each λ, and `hypergrad.online` is where λ moves meanwhile.
       num_trials: estimates to spend; rounded down to whole rounds of the searcher.
       key: splits into the searcher's and the trainings' key.
       execution: how the trainings of one round are laid out.
@@ -222,7 +230,7 @@ def search(
         fitted to.
 
     Returns:
-      A `StudyResult`.
+      A `StudyResult`. Warns (`HypergradWarning`) if there were doubtful estimates.
 
     Example:
       >>> import jax, jax.numpy as jnp, hypergrad as hg
@@ -251,4 +259,11 @@ def search(
         execution=execution,
         training_keys=training_keys,
     )
+    if count := int(trials.doubtful.sum()):
+        warnings.warn(
+            f"{estimator} doubts {count} of {len(trials.values)} estimates of this "
+            "search: call value_and_hypergrad at such a trial to see why",
+            HypergradWarning,
+            stacklevel=2,
+        )
     return StudyResult(space, trials)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from hypergrad.batches import Batches, num_rows
+from hypergrad.dynamics import Dynamics
 from hypergrad.gradients import InnerGradient
 from hypergrad.typing import HParams, Key, PyTree, Scalar, Tick, Weights
 
@@ -48,18 +49,18 @@ class TrainingData(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Dynamics):
     """Dynamics of gradient training with losses that see a `Context`."""
 
-    init: Callable[[Key, HParams], tuple[Weights, PyTree]]
-    inner_loss: Callable[[Weights, HParams, PyTree, Context], tuple[Scalar, PyTree]]
-    outer_loss: Callable[[Weights, HParams, PyTree, Context], tuple[Scalar, PyTree]]
+    init_fn: Callable[[Key, HParams], tuple[Weights, PyTree]]
+    inner_fn: Callable[[Weights, HParams, PyTree, Context], tuple[Scalar, PyTree]]
+    outer_fn: Callable[[Weights, HParams, PyTree, Context], tuple[Scalar, PyTree]]
     optimizer: Callable[[HParams], optax.GradientTransformation]
 
     def start(self, hparams: HParams, tick: Tick) -> InnerState:
         """s_0 = (init(key, λ), optimizer(λ).init(w_0))."""
         init_key, _, _ = jax.random.split(tick.key, 3)
-        weights, model_state = _pair(self.init(init_key, hparams), "init")
+        weights, model_state = _pair(self.init_fn(init_key, hparams), "init")
         opt_state = self._optax(lambda: self.optimizer(hparams).init(weights))
         return InnerState(weights, opt_state, model_state)
 
@@ -71,10 +72,7 @@ class Training:
         gradient: InnerGradient,
     ) -> InnerState:
         """One optimiser step on one batch."""
-        _, batch_key, loss_key = jax.random.split(tick.key, 3)
-        batch = tick.data.batches.gather(tick.data.train, tick.t, batch_key)
-        constants = (batch, jax.random.fold_in(loss_key, tick.t))
-
+        constants = self._batch(tick)
         weights, opt_state, model_state = state
         grads, new_model_state = gradient(
             self._inner, weights, hparams, model_state, constants
@@ -93,19 +91,43 @@ class Training:
     def outer(self, hparams: HParams, state: InnerState, tick: Tick) -> Scalar:
         """outer_loss(w_t, λ; valid) in eval mode."""
         context = Context(tick.step_key, state.model_state, train=False)
-        result = self.outer_loss(state.weights, hparams, tick.data.valid, context)
+        result = self.outer_fn(state.weights, hparams, tick.data.valid, context)
         return _pair(result, "outer_loss")[0]
 
-    def stationarity(self, hparams: HParams, state: InnerState, tick: Tick) -> Weights:
-        """∇_w ℓ(w_t, λ; all of train): zero where training has converged."""
+    @property
+    def has_inner_loss(self) -> bool:
+        """Always."""
+        return True
+
+    def inner_loss(self, hparams: HParams, state: InnerState, tick: Tick) -> Scalar:
+        """ℓ(w_t, λ; all of train), the model state held."""
         constants = (tick.data.train, tick.step_key)
-        loss = jax.grad(self._inner, has_aux=True)
-        return loss(state.weights, hparams, state.model_state, constants)[0]
+        return self._inner(state.weights, hparams, state.model_state, constants)[0]
+
+    def batch_loss(self, hparams: HParams, state: InnerState, tick: Tick) -> Scalar:
+        """ℓ(w_t, λ; batch_t)."""
+        constants = self._batch(tick)
+        return self._inner(state.weights, hparams, state.model_state, constants)[0]
+
+    def weights(self, state: InnerState) -> Weights:
+        """`state.weights`."""
+        return state.weights
+
+    def replace_weights(self, state: InnerState, weights: Weights) -> InnerState:
+        """The optimiser's and the model's state stay."""
+        return state._replace(weights=weights)
+
+    @staticmethod
+    def _batch(tick: Tick):
+        """(batch_t, key of the loss): what the loss of step t is a function of."""
+        _, batch_key, loss_key = jax.random.split(tick.key, 3)
+        batch = tick.data.batches.gather(tick.data.train, tick.t, batch_key)
+        return batch, jax.random.fold_in(loss_key, tick.t)
 
     def _inner(self, weights, hparams, model_state, constants):
         batch, key = constants
         context = Context(key, model_state, train=True)
-        result = self.inner_loss(weights, hparams, batch, context)
+        result = self.inner_fn(weights, hparams, batch, context)
         value, model_state = _pair(result, "inner_loss")
         if jnp.shape(value) != ():
             raise ValueError(
@@ -209,7 +231,7 @@ class FoldData(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Folds:
+class Folds(Dynamics):
     """K trainings side by side; the outer loss is their mean."""
 
     training: Training
@@ -233,6 +255,35 @@ class Folds:
             return self.training.outer(hparams, state, fold)
 
         return jnp.mean(self._each(outer, tick, state))
+
+    @property
+    def has_inner_loss(self) -> bool:
+        """Always: the sum over the folds, whose gradient is that of each fold."""
+        return True
+
+    def inner_loss(self, hparams, state, tick):
+        """Σ over the folds of ℓ(w_k, λ; all that fold k trains on)."""
+
+        def loss(fold, state):
+            return self.training.inner_loss(hparams, state, fold)
+
+        return jnp.sum(self._each(loss, tick, state))
+
+    def batch_loss(self, hparams, state, tick):
+        """Σ over the folds of ℓ(w_k, λ; batch_t of fold k)."""
+
+        def loss(fold, state):
+            return self.training.batch_loss(hparams, state, fold)
+
+        return jnp.sum(self._each(loss, tick, state))
+
+    def weights(self, state):
+        """The folds' weights, stacked."""
+        return self.training.weights(state)
+
+    def replace_weights(self, state, weights):
+        """As for one training."""
+        return self.training.replace_weights(state, weights)
 
     @staticmethod
     def _each(fn, tick, *args):

@@ -10,6 +10,7 @@ residuals:
 | `EveryStep()`     | T · C + R           | 2 T                    |
 | `Segments()`      | √T · C + √T · R     | 2 T                    |
 | `Tree(depth=3)`   | 2 · T^⅓ · C + T^⅓·R | 3 T                    |
+| `KAry(arity=k)`   | k · log_k T · C + R | (1 + log_k T) T        |
 """
 
 import math
@@ -110,8 +111,40 @@ class Tree(Checkpoint):
         return (-(-num_steps // inner), *(arity,) * (depth - 1))
 
 
+@dataclass(frozen=True)
+class KAry(Checkpoint):
+    """A tree of arity k down to single steps: memory about k · log_k T states + R.
+
+    As deep as it must be, d = ⌈log_k T⌉ levels, each of which keeps the starts of the k
+    children of one node: the tree that REPLAY walks (Engstrom et al. 2025). The least
+    memory of all for long T, for d further forward passes; the program to compile grows
+    as d².
+
+    Attributes:
+      arity: k >= 2, children a node.
+    """
+
+    arity: int = 2
+
+    def __post_init__(self):
+        if self.arity < 2:
+            raise ValueError(f"KAry.arity must be >= 2, got {self.arity}")
+
+    def lengths(self, num_steps):
+        """Those of the `Tree` of the least depth that keeps within the arity."""
+        depth = 1
+        while self.arity**depth < num_steps:
+            depth += 1
+        return Tree(depth).lengths(num_steps)
+
+    @property
+    def recompute_step(self):
+        """True."""
+        return True
+
+
 CHECKPOINTS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (NoCheckpoint, EveryStep, Segments, Tree)
+    cls.__name__: cls for cls in (NoCheckpoint, EveryStep, Segments, Tree, KAry)
 }
 """Every checkpointing value by name, for configs."""
 
@@ -201,7 +234,7 @@ def unroll(
         state, value = carry
         state = problem.step(hparams, state, t, key, gradient)
         if every is not None:
-            value = _add_outer(problem, hparams, state, value, t + 1, key)
+            value = add_outer(problem, hparams, state, value, t + 1, key)
         return state, value
 
     zero = jnp.zeros((), _outer_dtype(problem, hparams, state, key))
@@ -242,7 +275,10 @@ def train(problem: Problem, hparams: HParams, key: Key) -> PyTree:
     return unroll(problem, hparams, key)[1]
 
 
-def _add_outer(problem, hparams, state, value, t, key):
+def add_outer(
+    problem: Problem, hparams: HParams, state: PyTree, value: Scalar, t, key: Key
+) -> Scalar:
+    """`value` + outer_t(λ, s_t) where t is a multiple of `outer_every`."""
     if problem.outer_every == 1:
         return value + problem.outer(hparams, state, t, key)
     return jax.lax.cond(

@@ -1,6 +1,7 @@
 """The door: what it composes with, and what it refuses."""
 
 import warnings
+from dataclasses import dataclass
 
 import chex
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 import hypergrad as hg
-from hypergrad.estimators import Estimate, Estimator, Target
+from hypergrad.estimators import Estimate, Estimator, Info, Target
 from tests.problems import cubic, digits, ridge
 
 
@@ -124,7 +125,7 @@ class Online(Estimator):
         return jnp.zeros(())
 
     def estimate(self, problem, hparams, state, key):
-        return Estimate(hparams**2, hparams - state, ()), hparams
+        return Estimate(hparams**2, hparams - state, Info(state)), hparams
 
 
 def test_online_estimators_carry_state_and_have_no_objective(key):
@@ -228,3 +229,25 @@ def test_a_diverged_run_is_data(key):
     value, gradient = hg.value_and_hypergrad(cubic(10_000), hg.Reverse())(10.0, key)
     assert np.isinf(value)
     assert not np.isfinite(gradient)
+
+
+@dataclass(frozen=True)
+class Doubter(hg.Reverse):
+    """Doubts its own estimate."""
+
+    def estimate(self, problem, hparams, state, key):
+        result, state = super().estimate(problem, hparams, state, key)
+        info = result.info._replace(doubtful=jnp.asarray(True))
+        return result._replace(info=info), state
+
+    def doubt(self, info):
+        return "residual 0.3" if bool(info.doubtful) else None
+
+
+def test_a_doubtful_estimate_warns_at_the_eager_doors_only(key):
+    fn = hg.value_and_hypergrad(cubic(), Doubter())
+    with pytest.warns(hg.HypergradWarning, match=r"residual 0\.3"):
+        fn(2.0, key)
+    with pytest.warns(hg.HypergradWarning, match=r"residual 0\.3"):
+        hg.estimate(cubic(), Doubter(), 2.0, (), key)
+    jax.jit(fn)(2.0, key)  # No callback, no warning: info carries the flag.

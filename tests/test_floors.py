@@ -19,7 +19,7 @@ FLOORS = [
         "safe_optax",
         "batches",
     },
-    {"training", "problem", "unroll"},
+    {"dynamics", "training", "problem", "unroll"},
     {"estimators"},
     {"api", "verify"},
     {"searchers"},

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from tests.oracles import Ridge
 from tests.problems import cubic, relative, ridge, squared_error
 
 
@@ -253,3 +254,67 @@ def test_context_losses_must_return_pairs(key):
     )
     with pytest.raises(ValueError, match=r"inner_loss must return the pair"):
         hg.train(problem, 1.0, key)
+
+
+def test_the_two_losses_of_the_weights(key):
+    """Full-batch: both are the inner loss, and a step follows its gradient."""
+    problem, hparams = ridge(5), {"lr": 0.1, "l2": 0.2}
+    state = hg.train(problem, hparams, key)
+    weights = problem.weights(state)
+    x, y = problem.data.train
+    expected = 0.5 * jnp.mean((x @ weights - y) ** 2) + 0.1 * jnp.sum(weights**2)
+    np.testing.assert_allclose(problem.inner_loss(hparams, state, key), expected)
+
+    def loss(problem, w, t):
+        moved = problem.replace_weights(state, w)
+        return problem.batch_loss(hparams, moved, t, key)
+
+    for batch_size in (None, 5):
+        batched = ridge(5, batch_size=batch_size)
+        gradient = jax.grad(loss, 1)(batched, weights, 3)
+        after = batched.weights(batched.step(hparams, state, 3, key))
+        np.testing.assert_allclose(after, weights - 0.1 * gradient)
+
+
+def test_folds_have_the_losses_of_all_their_trainings(key):
+    data = Ridge.make()
+    problem = hg.Problem.from_folds(
+        init=lambda key, hp: jnp.zeros(4),
+        inner_loss=lambda w, hp, batch: squared_error(w, batch) + hg.l2(w, hp["l2"]),
+        outer_loss=lambda w, hp, batch: squared_error(w, batch),
+        optimizer=lambda hp: optax.sgd(0.1),
+        data=(data.x, data.y),
+        num_folds=4,
+        num_steps=3,
+    )
+    hparams = {"l2": 0.1}
+    state = problem.start(hparams, key)
+    weights = problem.weights(state)
+    assert weights.shape == (4, 4)
+
+    def loss(w):
+        return problem.inner_loss(hparams, problem.replace_weights(state, w), key)
+
+    after = problem.weights(problem.step(hparams, state, 0, key))
+    np.testing.assert_allclose(after, weights - 0.1 * jax.grad(loss)(weights))
+
+
+def test_an_inner_loss_of_plain_steps_is_given_or_refused(key):
+    def step(hp, s, tick):
+        return s - 0.1 * hp * s
+
+    plain = hg.Problem.from_step(
+        lambda hp, tick: jnp.ones(()), step, lambda hp, s, tick: s, num_steps=2
+    )
+    assert not plain.has_inner_loss
+    with pytest.raises(ValueError, match="inner_loss_at"):
+        plain.inner_loss(2.0, 1.0, key)
+    given = hg.Problem.from_step(
+        lambda hp, tick: jnp.ones(()),
+        step,
+        lambda hp, s, tick: s,
+        num_steps=2,
+        inner_loss_at=lambda hp, s, tick: 0.5 * hp * s**2,
+    )
+    assert given.has_inner_loss
+    np.testing.assert_allclose(given.batch_loss(2.0, jnp.asarray(3.0), 0, key), 9.0)

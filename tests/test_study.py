@@ -1,5 +1,7 @@
 """Studies: one compiled program, whatever the searcher and the layout."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,3 +166,29 @@ def test_execution_is_chosen_among_the_three(key):
 def test_a_budget_too_small_for_one_round_is_refused():
     with pytest.raises(ValueError, match="must pay for one round"):
         run(hg.GradientSearch(starts=4), 3)
+
+
+@dataclass(frozen=True)
+class Doubter(hg.Reverse):
+    """Doubts its estimate wherever λ is above 1."""
+
+    def estimate(self, problem, hparams, state, key):
+        result, state = super().estimate(problem, hparams, state, key)
+        info = result.info._replace(doubtful=hparams["x"] > 1)
+        return result._replace(info=info), state
+
+
+def test_doubtful_estimates_are_recorded_and_told(key):
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.ones(()),
+        step=lambda hp, s, tick: s,
+        outer_at=lambda hp, s, tick: (hp["x"] - 2.0) ** 2,
+        num_steps=1,
+    )
+    space = hg.Space({"x": hg.Linear(0.0, 4.0, default=0.5)})
+    descent = hg.GradientSearch(hg.Outer("sgd", learning_rate=0.25), starts=1)
+    with pytest.warns(hg.HypergradWarning, match="doubts 2 of 3 estimates"):
+        study = hg.search(
+            problem, space, descent, estimator=Doubter(), num_trials=3, key=key
+        )
+    assert list(study.trials.doubtful) == [False, True, True]

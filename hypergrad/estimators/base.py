@@ -27,9 +27,12 @@ class Info(NamedTuple):
 
     Attributes:
       state: s_T, the state after training (for everyday problems an `InnerState`).
+      doubtful: shape (), whether the estimate should not be trusted as it stands;
+        `Estimator.doubt` says why.
     """
 
     state: PyTree
+    doubtful: jax.Array | bool = False
 
 
 class Estimate(NamedTuple):
@@ -38,7 +41,7 @@ class Estimate(NamedTuple):
     Attributes:
       value: F(λ), or the online loss, shape ().
       hypergrad: like λ (integer leaves carry float0 zeros); None from `Value`.
-      info: a NamedTuple of arrays; `Info` or a richer one.
+      info: `Info`, or a richer NamedTuple of arrays with the same two fields.
     """
 
     value: Scalar
@@ -50,7 +53,8 @@ class Estimator(ABC):
     """An immutable, hashable value; its state is a separate pytree.
 
     An episodic estimator trains from start to end at every call and carries `()`. An
-    online one carries the inner state (and more) from call to call.
+    online one carries the inner state (and more) from call to call; given `()` it, too,
+    trains once from start to end, with λ held.
     """
 
     @property
@@ -62,6 +66,11 @@ class Estimator(ABC):
     def exact(self) -> bool:
         """Whether, in exact arithmetic, the estimate equals dF/dλ."""
         return False
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether its mean over its own randomness equals what `target` names."""
+        return self.exact
 
     def init(self, problem: Problem, hparams: HParams, key: Key) -> PyTree:
         """The estimator's state before the first estimate; `()` when episodic."""
@@ -80,9 +89,23 @@ class Estimator(ABC):
         del problem
         return None
 
+    def doubt(self, info: Any) -> str | None:
+        """Why this estimate should not be trusted, from concrete info; None if fine."""
+        if not bool(info.doubtful):
+            return None
+        return f"{self}: the estimate is doubtful"
+
     def twice_differentiable(self) -> "Estimator | None":
         """The same estimator in a form that JAX may differentiate, or None."""
         return None
+
+
+def estimator_key(key: Key, i: int | jax.Array = 0) -> Key:
+    """Key number i for an estimator's own randomness.
+
+    Apart from all that the training derives from its key by one `fold_in` or `split`.
+    """
+    return jax.random.fold_in(jax.random.fold_in(key, 0x5EED), i)
 
 
 def objective_of_floats(fn, hparams: HParams):
