@@ -170,6 +170,10 @@ def _construct(faults: Faults, path: Keys, cls: type, fields: dict[str, Any]) ->
 def _field(faults: Faults, path: Keys, hint: Any, raw: Any) -> Any:
     """One field by its type: a nested value, or numbers, strings and lists of them."""
     members = _members(hint)
+    if isinstance(raw, list) and (items := _items(members)) is not None:
+        rows = enumerate(raw)
+        built = [_field(faults, (*path, str(i)), items, item) for i, item in rows]
+        return tuple(built)
     nested = {
         name: cls
         for member in members
@@ -188,7 +192,8 @@ def _field(faults: Faults, path: Keys, hint: Any, raw: Any) -> Any:
             table = {"name": raw} if isinstance(raw, str) else dict(raw)
             if "name" in _fields(only) or "name" not in table:
                 return _construct(faults, path, only, table)
-        return build(faults, path, nested, path[-1], given=raw)
+        what = next(part for part in reversed(path) if not part.isdigit())
+        return build(faults, path, nested, what, given=raw)
     try:
         kind: Any = typing.Union[tuple(plain)]  # noqa: UP007 - made at run time
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
@@ -209,6 +214,15 @@ def concrete(base: type) -> dict[str, type]:
     for child in base.__subclasses__():
         found |= concrete(child)
     return found
+
+
+def _items(members: tuple[Any, ...]) -> Any:
+    """The value class whose tuple is among the members, `tuple[Level, ...]`."""
+    for member in members:
+        args = typing.get_args(member)
+        if typing.get_origin(member) is tuple and args and _is_value_class(args[0]):
+            return args[0]
+    return None
 
 
 def _is_value_class(hint: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m experiments`: run, ablate, compare, check and show.
+"""`python -m experiments`: run, ablate, compare; verify, diagnose, plan; check, show.
 
 What a user can put right is one message on stderr and exit code 2, never a traceback;
 Ctrl-C is 130 and says how to go on. Heavy imports wait until a command needs them.
@@ -21,6 +21,19 @@ app = typer.Typer(
     help="Hypergradients against grid, random and Bayesian search, from TOML configs.",
 )
 
+
+def _bytes(text: str) -> int:
+    """2GB, 500MiB or a plain number."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise typer.BadParameter(
+            f"{text!r} is no size, such as 2GB or 500MiB"
+        ) from None
+
+
 Config = Annotated[Path, typer.Argument(help="a TOML file", show_default=False)]
 Set = Annotated[
     list[str] | None,
@@ -33,6 +46,10 @@ Tasks = Annotated[
     list[Path] | None,
     typer.Option(help="a Python file that registers tasks; repeatable"),
 ]
+Memory = Annotated[
+    int, typer.Option(parser=_bytes, metavar="SIZE", help="such as 2GB or 500MiB")
+]
+KeyCount = Annotated[int, typer.Option("--keys", min=2, help="keys to average over")]
 Runs = Annotated[Path, typer.Option(help="where run folders are")]
 
 
@@ -89,6 +106,68 @@ def show(
         terminal.console().print(shown)
 
 
+@app.command()
+def verify(
+    config: Config,
+    settings: Set = None,
+    keys: KeyCount = 16,
+    tasks: Tasks = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare each estimator of a config with the exact hypergradient of its task."""
+    with _polite():
+        from experiments import terminal, trust
+        from experiments.progress import progress
+
+        experiment = _load(config, settings, None, tasks, "check")
+        with progress(terminal.console(stderr=True)) as report:
+            found = trust.estimators(experiment, keys, runs, report)
+        trust.keep(runs, experiment, estimators=found)
+        terminal.console().print(terminal.estimators(found))
+    if any(row.verdict == "disagrees" for row in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def diagnose(
+    config: Config,
+    settings: Set = None,
+    keys: KeyCount = 8,
+    tasks: Tasks = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Ask whether the hypergradient of a config's task is useful, and what to do."""
+    with _polite():
+        from experiments import terminal, trust
+
+        experiment = _load(config, settings, None, tasks, "check")
+        found = str(trust.diagnose(experiment, keys))
+        trust.keep(runs, experiment, diagnosis=found)
+        terminal.console().print(found, markup=False)
+
+
+@app.command()
+def plan(
+    config: Config,
+    memory: Memory,
+    settings: Set = None,
+    tasks: Tasks = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Choose the fastest exact estimator that fits into a memory budget."""
+    with _polite():
+        from experiments import terminal, trust
+        from experiments.faults import ConfigError, Fault
+
+        experiment = _load(config, settings, None, tasks, "check")
+        try:
+            found = str(trust.plan(experiment, memory))
+        except ValueError as error:
+            raise ConfigError([Fault("--memory", (), str(error))]) from None
+        trust.keep(runs, experiment, plan=found)
+        terminal.console().print(found, markup=False)
+
+
 def _load(
     config: Path,
     settings: list[str] | None,
@@ -113,7 +192,7 @@ def _execute(
     if dry_run:
         screen.print(terminal.cells(experiment))
         return
-    from experiments import engine
+    from experiments import engine, trust
     from experiments.files import make_folder
     from experiments.progress import progress
     from experiments.report import write_report
@@ -121,7 +200,12 @@ def _execute(
     folder = runs / experiment.config.name / mode
     make_folder(folder)  # Before hours of work, not after.
     with progress(terminal.console(stderr=True)) as report:
+        if mode == "ablate" and trust.compares_estimators(experiment):
+            found = trust.estimators(experiment, 16, runs, report)
+            trust.keep(runs, experiment, estimators=found)
         comparison = engine.run_experiment(experiment, runs, resume, report)
+    known = trust.remembered(runs, experiment)
+    comparison = comparison.model_copy(update={"trust": known})
     page = write_report(folder, comparison)
     screen.print(terminal.summary(comparison))
     screen.print(f"Report: {page}", soft_wrap=True)

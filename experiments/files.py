@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hypergrad import checkpoints
+
 
 class StoreError(Exception):
     """A run folder cannot be written or read; what was done before is kept."""
@@ -42,22 +44,9 @@ def make_folder(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file in one step: temporary name, fsync, rename.
-
-    A reader sees the old file or the new one, and so does a machine that lost power.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replace a file in one step, whole or not at all."""
     with refusing(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        checkpoints.write_bytes(path, data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -139,11 +128,3 @@ def _whole(size: int, file: Any) -> int:
         if found >= 0:
             return start + found + 1
     return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,12 @@ import numpy as np
 
 from experiments import plots
 from experiments.files import make_folder, write_bytes
-from experiments.results import Comparison, MethodResult, StudyResult
+from experiments.results import (
+    Comparison,
+    EstimatorRow,
+    MethodResult,
+    StudyResult,
+)
 from experiments.statistics import best_so_far, over_seeds, t_interval
 from experiments.verdict import number, verdicts, with_interval
 
@@ -36,6 +41,19 @@ COLUMNS = (
     "compile s",
 )
 
+ESTIMATOR_COLUMNS = (
+    "estimator",
+    "aims at",
+    "bias",
+    "cosine to dF/dλ",
+    "norm ratio",
+    "variance",
+    "own variance",
+    "time",
+    "memory",
+    "verdict",
+)
+
 
 def write_report(folder: Path, comparison: Comparison) -> Path:
     """Write report.html, report.json and the PNGs into a folder; returns the page."""
@@ -57,6 +75,30 @@ def rows(study: StudyResult) -> list[list[str]]:
 def columns(comparison: Comparison) -> list[str]:
     """The heads of the table."""
     return [column.format(metric=comparison.metric) for column in COLUMNS]
+
+
+def estimator_rows(found: list[EstimatorRow]) -> list[list[str]]:
+    """The table of estimators as text, in the order of `ESTIMATOR_COLUMNS`."""
+    return [_estimator_row(row) for row in found]
+
+
+def _estimator_row(row: EstimatorRow) -> list[str]:
+    if row.refused:
+        blank = ["–"] * (len(ESTIMATOR_COLUMNS) - 3)
+        return [row.estimator, row.target, *blank, "does not apply"]
+    doubt = f", doubtful at {row.doubtful:.0%}" if row.doubtful else ""
+    return [
+        row.estimator,
+        row.target,
+        f"{row.bias:.1e} ± {row.standard_error:.0e}",
+        f"{row.cosine:.4f}",
+        f"{row.norm_ratio:.3g}",
+        f"{row.variance:.2g}",
+        f"{row.own_variance:.1e}",
+        f"{row.time:.1f} ×",
+        f"{row.memory:.1f} ×",
+        row.verdict + doubt,
+    ]
 
 
 def _row(method: MethodResult) -> list[str]:
@@ -106,6 +148,14 @@ def _html(comparison: Comparison, drawn: list[dict[str, Any]]) -> str:
         verdicts=verdicts(comparison),
         columns=columns(comparison),
         captions=CAPTIONS,
+        estimator_columns=ESTIMATOR_COLUMNS,
+        estimator_rows=list(
+            zip(
+                comparison.trust.estimators,
+                estimator_rows(comparison.trust.estimators),
+                strict=True,
+            )
+        ),
         studies=studies,
     )
 

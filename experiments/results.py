@@ -1,5 +1,6 @@
 """What the engine hands to the report: plain frozen values, JSON there and back."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +96,49 @@ class StudyResult(Value):
     notes: list[str] = []
 
 
+class EstimatorRow(Value):
+    """One estimator beside the exact hypergradient, and beside one plain training.
+
+    Attributes:
+        estimator: as a config would write it.
+        target: what it estimates, see `hypergrad.Target`.
+        refused: why it does not serve this task; all else is then unknown.
+        verdict: of the comparison with what it aims at.
+        num_keys: keys over which mean and variance were taken.
+        bias, standard_error: of the mean, relative to the norm of what it aims at.
+        cosine, norm_ratio: of the mean to the exact dF/dλ.
+        variance, own_variance: over keys, relative to ‖dF/dλ‖²: of the estimate, and of
+            its difference to the exact one at the same key.
+        doubtful, doubt: share of keys at which it doubts itself, and why.
+        time, memory: of one estimate over that of one training (median of interleaved
+            runs; XLA's temporary bytes).
+    """
+
+    estimator: str
+    target: str
+    refused: str = ""
+    verdict: str = ""
+    num_keys: int = 0
+    bias: float = math.nan
+    standard_error: float = math.nan
+    cosine: float = math.nan
+    norm_ratio: float = math.nan
+    variance: float = math.nan
+    own_variance: float = math.nan
+    doubtful: float = 0.0
+    doubt: str | None = None
+    time: float = math.nan
+    memory: float = math.nan
+
+
+class Trust(Value):
+    """What `verify`, `diagnose` and `plan` have printed about a config."""
+
+    estimators: list[EstimatorRow] = []
+    diagnosis: str = ""
+    plan: str = ""
+
+
 class Reproduction(Value):
     """How to get the same page again."""
 
@@ -115,6 +159,7 @@ class Comparison(Value):
         metric: name of the metric of `validation` and `test`.
         higher_is_better: its sense.
         claim: what the config set out to show.
+        trust: what is known about its hypergradients.
     """
 
     name: str
@@ -124,4 +169,5 @@ class Comparison(Value):
     studies: list[StudyResult]
     claim: str = ""
     notes: list[str] = []
+    trust: Trust = Trust()
     reproduction: Reproduction

@@ -12,8 +12,8 @@ from rich.text import Text
 from experiments.build import table_of
 from experiments.cells import Cell, Experiment
 from experiments.documents import flatten
-from experiments.report import columns, rows
-from experiments.results import Comparison
+from experiments.report import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
+from experiments.results import Comparison, EstimatorRow
 from experiments.statistics import best_so_far
 from experiments.store import RunFolder
 from experiments.verdict import number, verdicts
@@ -42,7 +42,23 @@ def summary(comparison: Comparison) -> RenderableType:
         for method, row in zip(study.methods, rows(study), strict=True):
             table.add_row(*row, style=styles[method.kind])
         parts.append(table)
+    if comparison.trust.estimators:
+        parts.append(estimators(comparison.trust.estimators))
     return Group(*parts)
+
+
+def estimators(found: list[EstimatorRow]) -> RenderableType:
+    """The table of `verify`, and why some rows are as they are."""
+    title = "Estimators beside the exact hypergradient and one plain training"
+    table = _table(*ESTIMATOR_COLUMNS, title=title, right=2)
+    for row in estimator_rows(found):
+        table.add_row(*row)
+    why = [
+        Text(f"{row.estimator}: {row.refused or row.doubt}")
+        for row in found
+        if row.refused or row.doubt
+    ]
+    return Group(table, *why)
 
 
 def runs(folders: Iterable[Path]) -> RenderableType:

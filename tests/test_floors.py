@@ -7,7 +7,7 @@ import hypergrad
 
 ROOT = Path(hypergrad.__file__).parent
 FLOORS = [
-    {"typing", "tree"},
+    {"typing", "tree", "checkpoints"},
     {
         "projections",
         "hyperparameters",
@@ -18,12 +18,25 @@ FLOORS = [
         "guard",
         "safe_optax",
         "batches",
+        "linear_solvers",
+        "outputs",
+        "proximal",
+        "flops",
     },
-    {"dynamics", "training", "problem", "unroll"},
+    {"dynamics", "training", "problem", "unroll", "curvature"},
     {"estimators"},
-    {"api", "verify"},
+    {
+        "api",
+        "agreement",
+        "verify",
+        "advice",
+        "growth",
+        "diagnose",
+        "plan",
+        "replay",
+    },
     {"searchers"},
-    {"runner", "study"},
+    {"runner", "study", "online"},
     {"models"},
 ]
 

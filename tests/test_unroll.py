@@ -7,8 +7,8 @@ import pytest
 
 import hypergrad as hg
 from hypergrad.api import _estimate
-from hypergrad.unroll import CHECKPOINTS, loop
-from tests.problems import cubic, digits, ridge
+from hypergrad.unroll import CHECKPOINTS, KAry, loop
+from tests.problems import cubic, digits, relative, ridge
 
 
 @pytest.mark.parametrize("checkpoint", [make() for make in CHECKPOINTS.values()])
@@ -27,13 +27,74 @@ def test_loop_counts_every_step_once(checkpoint, num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 10, 63, 64, 65, 1000, 1001])
 @pytest.mark.parametrize(
-    "checkpoint", [hg.Segments(), hg.Segments(7), hg.Tree(), hg.Tree(40), hg.Tree(1)]
+    "checkpoint",
+    [
+        hg.Segments(),
+        hg.Segments(7),
+        hg.Tree(),
+        hg.Tree(40),
+        hg.Tree(1),
+        KAry(),
+        KAry(3),
+        KAry(10),
+    ],
 )
 def test_nested_lengths_cover_the_loop_without_much_waste(checkpoint, num_steps):
     lengths = checkpoint.lengths(num_steps)
     inner = int(np.prod(lengths[1:]))
     assert int(np.prod(lengths)) >= num_steps
     assert (lengths[0] - 1) * inner < num_steps, "the last segment is not empty"
+
+
+@pytest.mark.parametrize("arity", [2, 3, 4, 10])
+def test_a_k_ary_tree_keeps_k_states_on_each_of_log_k_levels(arity):
+    for num_steps in (1, 2, 3, 99, 100, 101, 1000, 1024, 1025, 1_000_000):
+        lengths = KAry(arity).lengths(num_steps)
+        assert max(lengths) <= max(arity, 1)
+        assert len(lengths) <= max(1, np.ceil(np.log(num_steps) / np.log(arity) + 1e-9))
+
+
+def test_arity_below_two_is_refused():
+    with pytest.raises(ValueError, match="arity must be >= 2, got 1"):
+        KAry(1)
+
+
+@pytest.mark.parametrize("outer_every", [None, 3])
+def test_the_k_ary_tree_equals_full_reverse(outer_every, key):
+    problem = ridge(21, batch_size=5, outer_every=outer_every)
+    hparams = {"lr": jnp.linspace(0.05, 0.15, 21), "l2": jnp.linspace(0.1, 0.4, 4)}
+    full = hg.value_and_hypergrad(problem, hg.Reverse(hg.NoCheckpoint()))
+    for checkpoint in (KAry(2), KAry(3)):
+        got = hg.value_and_hypergrad(problem, hg.Reverse(checkpoint))(hparams, key)
+        assert relative(got, full(hparams, key)) < 1e-12
+
+
+def test_memory_of_the_k_ary_tree_grows_with_the_logarithm_of_the_steps():
+    """XLA's own figures, in states: k · log_k T and a few to work with."""
+    width = 4096
+
+    def states(checkpoint, num_steps):
+        problem = hg.Problem.from_step(
+            start=lambda hp, tick: jnp.full(width, hp),
+            step=lambda hp, s, tick: jnp.tanh(hp * s),
+            outer_at=lambda hp, s, tick: s.sum(),
+            num_steps=num_steps,
+        )
+        args = (
+            hg.Reverse(checkpoint),
+            problem,
+            jnp.asarray(1.1),
+            (),
+            jax.random.key(0),
+        )
+        memory = _estimate.lower(*args).compile().memory_analysis()
+        return memory.temp_size_in_bytes / (8 * width)
+
+    for arity, depth in ((4, 3), (4, 6), (10, 4)):
+        num_steps = arity**depth
+        assert states(KAry(arity), num_steps) <= arity * depth + 7
+        assert states(hg.EveryStep(), num_steps) >= num_steps
+    assert states(KAry(4), 4**6) < states(hg.Tree(), 4**6) < states(hg.Segments(), 4**6)
 
 
 def compiled(estimator, num_steps, **changes):

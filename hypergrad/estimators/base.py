@@ -115,7 +115,7 @@ def objective_of_floats(fn, hparams: HParams):
       `(fn_of_floats, floats, restore)`; `restore(hypergrad_of_floats)` puts float0
       zeros where λ has integers or keys.
     """
-    floats, others = tree.partition(hparams)
+    floats, others = tree.partition(tree.as_arrays(hparams))
     if not jax.tree.leaves(floats):
         raise ValueError(
             "hparams has no floating leaf to differentiate; write 1.0 rather than 1"

@@ -66,12 +66,22 @@ class Forward(Estimator):
             )
             return slope, value, end
 
-        values, slopes, end = _map_basis(column, vector, self.chunk)
+        values, slopes, end = map_basis(column, vector, self.chunk)
         return Estimate(values, restore(unravel(slopes)), Info(end)), state
 
 
-def _map_basis(column, vector, chunk):
-    """`column` over the standard basis; what does not depend on the column, once."""
+def map_basis(column, vector, chunk: int | None):
+    """Columns of a forward-mode derivative, `chunk` side by side.
+
+    Args:
+      column: `direction -> (slope, value, end)`, of which only the slope depends on the
+        direction.
+      vector: any vector of the directions' shape [d] and dtype.
+      chunk: columns at a time; None for all d.
+
+    Returns:
+      `(value, slopes [d], end)`.
+    """
     d = vector.size
     chunk = min(chunk or d, d)
     num_chunks = -(-d // chunk)

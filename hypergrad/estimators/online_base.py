@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad import tree
-from hypergrad.estimators.base import Estimate, Estimator, Target
+from hypergrad.estimators.base import Estimate, Estimator, Target, estimator_key
 from hypergrad.gradients import InnerGradient, Plain
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar
@@ -65,9 +65,7 @@ class OnlineEstimator(Estimator):
     ) -> tuple[Estimate, Any]:
         """One call: K steps with λ, `key` being the estimator's own randomness."""
 
-    def restart(
-        self, problem: Problem, hparams: HParams, state: Any, key: Key
-    ) -> Any:
+    def restart(self, problem: Problem, hparams: HParams, state: Any, key: Key) -> Any:
         """The state at t = 0 of the next training; by default nothing outlives one."""
         del state
         return self.init(problem, hparams, key)
@@ -93,15 +91,15 @@ class OnlineEstimator(Estimator):
             lambda: tree.as_arrays(self.restart(problem, hparams, state, key)),
             lambda: state,
         )
-        return self.advance(problem, hparams, state, key)
+        # The caller may hand one and the same key to a training and to its first call.
+        return self.advance(problem, hparams, state, estimator_key(key))
 
     def _episode(self, problem, hparams, key) -> Estimate:
         """The calls of the training with this key: the sum, or the last, of them."""
         state = tree.as_arrays(self.init(problem, hparams, key))
 
         def call(state, i):
-            # A key apart from all that the training itself derives from its own.
-            own = jax.random.fold_in(jax.random.fold_in(key, 0x5EED), i)
+            own = estimator_key(key, i)
             (value, hypergrad, info), state = self.advance(problem, hparams, state, own)
             inexact, others = tree.partition_tangent(hypergrad)
             return state, (value, inexact, info._asdict()), (others, type(info))

@@ -1,11 +1,13 @@
 """Documents, values from tables, and cells: what a config means and how it fails."""
 
+import abc
+import dataclasses
 import json
 import re
 
 import pytest
 
-from experiments.build import table_of
+from experiments.build import Faults, build, table_of
 from experiments.cells import load
 from experiments.documents import flatten, merge, nest, override, read
 from experiments.faults import ConfigError
@@ -415,3 +417,33 @@ def test_tables_of_values():
     assert table["outer"]["name"] == "sgd"
     assert table["name"] == "GradientSearch"
     assert "batch" not in table
+
+
+def test_a_list_of_values_is_built_item_by_item():
+    @dataclasses.dataclass(frozen=True)
+    class Level(abc.ABC):
+        rate: float = 0.1
+
+        @abc.abstractmethod
+        def move(self): ...
+
+    @dataclasses.dataclass(frozen=True)
+    class Small(Level):
+        def move(self): ...
+
+    @dataclasses.dataclass(frozen=True)
+    class Tower:
+        levels: tuple[Level, ...] = ()
+
+    def built(levels):
+        document = flatten({"x": {"name": "Tower", "levels": levels}}, "file.toml")
+        faults = Faults(document, "file.toml")
+        return build(faults, ("x",), {"Tower": Tower}, "thing"), faults.found
+
+    value, found = built(["Small", {"name": "Small", "rate": 0.5}])
+    assert not found
+    assert value == Tower((Small(), Small(0.5)))
+    value, found = built(["Smal"])
+    assert value is None
+    assert "unknown levels" in str(found[0])
+    assert "Small" in found[0].hint

@@ -1,0 +1,141 @@
+"""Bilevel problems: what the estimators of dF/dλ at the inner solution share.
+
+min over λ of F(λ) = f(w*(λ), λ),   w*(λ) = argmin over w of ℓ(w, λ),
+dF/dλ = ∇_λ f − (∂²ℓ/∂λ∂w) v,      H v = ∇_w f,   H = ∂²ℓ/∂w².
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hypergrad import tree
+from hypergrad.estimators.base import objective_of_floats
+from hypergrad.estimators.online_base import OnlineEstimator
+from hypergrad.problem import Problem
+from hypergrad.typing import HParams, Key, PyTree, Scalar, Weights
+
+
+class BilevelEstimator(OnlineEstimator):
+    """An online estimator of dF/dλ at w*(λ), of which T knows nothing.
+
+    Its directions approach dF/dλ while training converges, so that an episode's
+    estimate is the last of them. Hyperparameters that move training but not w* (rates,
+    momentum, the start) have derivative zero here. Those that step by their own rule,
+    rather than by the problem's, leave the optimiser's and the model's state alone.
+    After T steps all starts anew: let T be as long as λ is to move.
+    """
+
+    @property
+    def accumulates(self) -> bool:
+        """An episode's estimate is its last direction."""
+        return False
+
+    def applies(self, problem: Problem) -> str | None:
+        """There must be an inner loss, and one outer loss: that at the solution."""
+        if not problem.has_inner_loss:
+            return (
+                "it has no inner loss to be minimised: give inner_loss_at= to "
+                "Problem.from_step, or use Reverse()"
+            )
+        if problem.outer_every is not None:
+            return (
+                "its F sums outer losses along training (outer_every is "
+                f"{problem.outer_every}), and here F is the outer loss at the inner "
+                "solution: leave outer_every out, or use Reverse()"
+            )
+        return super().applies(problem)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """ℓ_t(w, x) and f(w, x) at one call, x being the floating leaves of λ.
+
+    Attributes:
+      problem: the problem.
+      key: the run's key.
+      state: all that an inner state holds beside its weights, which are replaced.
+      hparams_of: x -> λ.
+      floats: x.
+      restore: a hypergradient like x -> one like λ.
+    """
+
+    problem: Problem
+    key: Key
+    state: PyTree
+    hparams_of: Callable[[PyTree], HParams]
+    floats: PyTree
+    restore: Callable[[PyTree], HParams]
+
+    @classmethod
+    def at(cls, problem: Problem, hparams: HParams, state: PyTree, key: Key):
+        """The losses around an inner state."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(problem.weights(state)):
+            if not tree.is_inexact(leaf):
+                raise ValueError(
+                    "bilevel estimators minimise over all weights, which must be "
+                    f"floating: leaf {jax.tree_util.keystr(path)} is {leaf.dtype}. In "
+                    "Problem.from_step the weights are the whole state: count steps by "
+                    "tick.t"
+                )
+        return cls(problem, key, state, *objective_of_floats(lambda h: h, hparams))
+
+    def inner(self, weights: Weights, floats, t, key: Key | None = None) -> Scalar:
+        """ℓ_t(w, x), on the batch of step t of the run (or of the run of `key`)."""
+        state = self.problem.replace_weights(self.state, weights)
+        key = self.key if key is None else key
+        return self.problem.batch_loss(self.hparams_of(floats), state, t, key)
+
+    def outer(self, weights: Weights, floats, t) -> Scalar:
+        """f(w, x) after t steps."""
+        state = self.problem.replace_weights(self.state, weights)
+        return self.problem.outer(self.hparams_of(floats), state, t, self.key)
+
+    def products(self, weights: Weights, v: Weights, t, key: Key | None = None):
+        """`(∇_w ℓ_t, H_t v, (∂²ℓ_t/∂x∂w) v)` from one jvp of one gradient."""
+
+        def gradient(weights):
+            return jax.grad(self.inner, (0, 1))(weights, self.floats, t, key)
+
+        (grads, _), (hessian_v, cross_v) = jax.jvp(gradient, (weights,), (v,))
+        return grads, hessian_v, cross_v
+
+
+class AdjointInfo(NamedTuple):
+    """What an estimate that carries an adjoint v knows.
+
+    Attributes:
+      state: the inner state after the call.
+      doubtful: shape (), whether v seems to diverge.
+      residual: shape (), ‖H v − ∇_w f‖ / ‖∇_w f‖ on the call's own batches; 1 at v = 0.
+    """
+
+    state: PyTree
+    doubtful: jax.Array
+    residual: Scalar
+
+
+def relative_norm(a: PyTree, b: PyTree) -> Scalar:
+    """‖a‖ / ‖b‖, and ‖a‖ where b = 0."""
+    size = tree.norm(b)
+    return tree.norm(a) / jnp.where(size > 0, size, 1.0)
+
+
+def check_positive(value, *names: str) -> None:
+    """Raise a `ValueError` for the first of these fields that is not > 0."""
+    for name in names:
+        if not (number := getattr(value, name)) > 0:
+            raise ValueError(f"{type(value).__name__}.{name} must be > 0, got {number}")
+
+
+def check_count(value, *names: str) -> None:
+    """Raise a `ValueError` for the first of these fields that is no int >= 1."""
+    for name in names:
+        number = getattr(value, name)
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(
+                f"{type(value).__name__}.{name} must be a Python int >= 1, got "
+                f"{number!r}"
+            )

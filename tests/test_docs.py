@@ -1,0 +1,41 @@
+"""Every Python block of the pages in docs/ runs."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def run(page: Path) -> dict:
+    """The names that a page's Python blocks, run in order, leave behind."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    names = {}
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+        for code in blocks:
+            exec(compile(code, page.name, "exec"), names)
+    return names
+
+
+def test_choosing_an_estimator(capsys):
+    names = run(ROOT / "docs" / "choosing-an-estimator.md")
+    out = capsys.readouterr().out
+    assert "converged and smooth: Implicit(solver=CG()) is cheapest" in out
+    assert "Forward costs 13 trainings" in out
+    assert names["cut"].ok
+    assert names["cut"].norm_ratio < 0.99
+    assert names["wild"].chaotic
+    assert "chaotic beyond" in out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_sound(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+    assert max(map(len, text.splitlines()), default=0) <= 160
