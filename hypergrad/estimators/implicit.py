@@ -89,7 +89,7 @@ class Implicit(Estimator):
       ...     init=lambda key, hp: jnp.zeros(2),
       ...     inner_loss=lambda w, hp, batch: distance(w, hp, batch) + hg.l2(w, hp),
       ...     outer_loss=distance, optimizer=lambda hp: optax.sgd(0.5),
-      ...     train=jnp.ones((1, 2)), valid=jnp.zeros((1, 2)), num_steps=40)
+      ...     train=jnp.ones(2), valid=jnp.zeros(2), num_steps=40)
       >>> F = hg.value_and_hypergrad(problem, hg.Implicit())  # w* = 1 / (1 + λ)
       >>> value, slope = F(1.0, jax.random.key(0))
       >>> print(value.round(4), slope.round(4))
