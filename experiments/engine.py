@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cells import Cell, Experiment
+from experiments.faults import ConfigError, Fault
 from experiments.files import StoreError
 from experiments.programs import Programs
 from experiments.progress import Report
@@ -26,6 +27,7 @@ from experiments.results import (
 )
 from experiments.seed_run import SeedRun
 from experiments.store import RunFolder, metadata, run_path
+from experiments.terminal import brief
 
 
 def run_experiment(
@@ -40,9 +42,11 @@ def run_experiment(
         report: told about progress.
 
     Raises:
+        ConfigError: an estimator does not apply to its task.
         StoreError: a run folder cannot be written or is held by another process.
     """
     began = time.perf_counter()
+    _refuse_what_does_not_apply(experiment)
     programs = Programs()
     results: dict[str, list[SeedResult]] = {}
     studies: dict[str, list[MethodResult]] = {}
@@ -82,6 +86,21 @@ def run_experiment(
             config=experiment.file.read_text(),
         ),
     )
+
+
+def _refuse_what_does_not_apply(experiment: Experiment) -> None:
+    """A `ConfigError` before anything has run, rather than in the middle."""
+    faults = []
+    for cell in experiment.cells:
+        if cell.estimator is None:
+            continue
+        problem = cell.task.problem(experiment.config.seeds[0])
+        reason = cell.estimator.applies(problem)
+        if reason is not None:
+            message = f"{brief(cell.estimator)} does not apply to the task: {reason}"
+            faults.append(Fault(str(experiment.file), ("estimator",), message))
+    if faults:
+        raise ConfigError(faults)
 
 
 def run_cell(

@@ -58,14 +58,14 @@ def estimators(
     return rows
 
 
-def diagnose(experiment: Experiment, num_keys: int) -> "hg.Diagnosis":
+def diagnose(experiment: Experiment, num_keys: int) -> hg.Diagnosis:
     """Is the hypergradient of the config's task useful at its defaults?"""
     cell, seed = _first(experiment), experiment.config.seeds[0]
     keys = jax.random.split(jax.random.key(seed), num_keys)
     return hg.diagnose(cell.task.problem(seed), cell.space.defaults(), keys)
 
 
-def plan(experiment: Experiment, budget_bytes: int) -> "hg.Plan":
+def plan(experiment: Experiment, budget_bytes: int) -> hg.Plan:
     """The exact estimator that is fastest within the memory."""
     cell, seed = _first(experiment), experiment.config.seeds[0]
     problem = cell.task.problem(seed)

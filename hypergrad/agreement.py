@@ -176,12 +176,14 @@ def agreement(
     chance = _chance(max(map(abs, deviations)), num_keys - 1)
     p_value = min(1.0, chance * len(deviations))  # Bonferroni
 
+    # Nothing in these is random, so that no noise could explain a bias.
+    certain = estimator.exact or (window and not isinstance(estimator, Darts))
     if bias <= tolerance:
         verdict = Verdict.AGREES
     elif not known:
         verdict = Verdict.NO_REFERENCE
-    elif not math.isfinite(bias) or (window and not isinstance(estimator, Darts)):
-        verdict = Verdict.DISAGREES  # nothing in a window is random
+    elif certain or not math.isfinite(bias):
+        verdict = Verdict.DISAGREES
     elif p_value < _LEVEL:
         verdict = Verdict.DISAGREES if estimator.unbiased else Verdict.BIASED
     elif standard_error <= precision:

@@ -1,4 +1,4 @@
-"""The problems on which every estimator is tried, each with what is known about it.
+"""The problems, each with what is known about it, and the estimators tried on them.
 
 Training sets of quadratics are [A, b] themselves: ℓ = ½ wᵀ(A + λI)w − bᵀw, so that
 the spectrum of the inner Hessian is the one asked for, and so are w* and dw*/dλ.
@@ -127,6 +127,54 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "Lorenz": lambda: Case(lorenz(120), START),
 }
+
+
+# Estimators for a problem of T steps, by name; T is even.
+EXACT = {
+    "Reverse": lambda T: hg.Reverse(hg.Segments()),
+    "Reverse, k-ary": lambda T: hg.Reverse(hg.KAry(2)),
+    "Forward": lambda T: hg.Forward(chunk=2),
+}
+IMPLICIT = {
+    "Implicit": lambda T: hg.Implicit(),
+    "Implicit, dense": lambda T: hg.Implicit(solver=hg.Dense()),
+    "Implicit, fixed point": lambda T: hg.Implicit(operator=hg.FixedPoint()),
+}
+UNBIASED = {
+    "RandomlyTruncated": lambda T: hg.RandomlyTruncated(window=max(1, T // 4)),
+    "RandomDirections": lambda T: hg.RandomDirections(8),
+    "UORO": lambda T: hg.UORO(),
+}
+WINDOWED = {
+    "Reverse, window": lambda T: hg.Reverse(window=T // 2),
+    "OneStep": lambda T: hg.OneStep(),
+}
+OTHERS = {
+    "Value": lambda T: hg.Value(),
+    "FiniteDifference": lambda T: hg.FiniteDifference(order=4),
+    "Reversible": lambda T: hg.Reversible(bits=64),
+    "ForwardSharing": lambda T: hg.ForwardSharing(window=T // 2),
+    "Implicit, Neumann": lambda T: hg.Implicit(solver=hg.Neumann()),
+    "Implicit, Nystrom": lambda T: hg.Implicit(solver=hg.Nystrom()),
+    "Implicit, normal CG": lambda T: hg.Implicit(solver=hg.NormalCG()),
+    "Darts": lambda T: hg.Darts(),
+    "HypergradientDescent": lambda T: hg.HypergradientDescent(),
+    "RTHO": lambda T: hg.RTHO(),
+    "MARTHE": lambda T: hg.MARTHE(0.9),
+    "OnlineReverse": lambda T: hg.OnlineReverse(window=T // 2),
+    "Tower": lambda T: hg.Tower(),
+    "EvolutionStrategies": lambda T: hg.EvolutionStrategies(1e-3, 8),
+    "PersistentES": lambda T: hg.PersistentES(1e-3, 8, T // 2),
+    "NoiseReuseES": lambda T: hg.NoiseReuseES(1e-3, 8, T // 2),
+    "SOBA": lambda T: hg.SOBA(),
+    "SABA": lambda T: hg.SABA(),
+    "StocBiO": lambda T: hg.StocBiO(inner_steps=T // 2),
+    "F2SA": lambda T: hg.F2SA(),
+    "BOME": lambda T: hg.BOME(inner_steps=T // 2),
+    "SelfTuning": lambda T: hg.SelfTuning(inner_steps=2),
+    "DeltaSTN": lambda T: hg.DeltaSTN(inner_steps=2),
+}
+ROWS = EXACT | IMPLICIT | UNBIASED | WINDOWED | OTHERS
 
 
 def scaled(hparams, factors):

@@ -195,7 +195,8 @@ class _Functions:
 
     def inner_loss(self, weights, hparams, batch):
         images, labels, rows = batch
-        losses = _cross_entropy(self.model.apply(weights, images), labels)
+        logits = hg.outputs(self.model.apply(weights, images))
+        losses = _cross_entropy(logits, labels)
         if self.example_weights:
             losses = losses * hparams["weights"][rows]
         kernels = [layer["kernel"] for layer in weights]

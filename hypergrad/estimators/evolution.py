@@ -54,7 +54,7 @@ class EvolutionState(NamedTuple):
 
 @dataclass(frozen=True)
 class _Evolution(OnlineEstimator):
-    sigma: float = 0.1
+    sigma: float = 0.01
     num_particles: int = 100
     window: int | None = None
     chunk: int | None = None

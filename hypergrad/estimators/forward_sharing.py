@@ -51,7 +51,7 @@ class ForwardSharing(Estimator):
       Array([0.5, 0.5, 2.5, 2.5], dtype=float32)
     """
 
-    window: int
+    window: int = 10
     tables: tuple[str, ...] | None = None
     chunk: int | None = None
 
