@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from hypergrad import tree
-from hypergrad.estimators.base import Estimate, Estimator, Info, Target
+from hypergrad.estimators.base import Estimate, Estimator, Target
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar
 from hypergrad.unroll import unroll
@@ -109,8 +109,9 @@ def objective(
 
     One `custom_jvp` with the rule dF = ⟨estimate, dλ⟩: linear in the tangent, so jvp,
     grad, vmap, jit and any reparametrisation compose with every estimator.
-    Undifferentiated it costs one training. Integer leaves and keys of λ carry no
-    tangent.
+    Undifferentiated it costs one training, or one estimate with `has_aux`. Integer
+    leaves and keys of λ carry no tangent. Differentiated outside of jit it warns as
+    `value_and_hypergrad` does.
 
     Args:
       problem: the problem.
@@ -139,7 +140,10 @@ def objective(
 
     @jax.custom_jvp
     def fn(hparams: HParams, key: Key):
-        return _value(problem, hparams, key)
+        if not has_aux:
+            return _value(problem, hparams, key), ()
+        result, _ = _estimate(estimator, problem, hparams, (), key)
+        return result.value, result.info
 
     @fn.defjvp
     def _(primals, tangents):
@@ -147,9 +151,10 @@ def objective(
         value, gradient, info = _differentiable_estimate(
             estimator, problem, hparams, key
         )
-        info_tangent = jax.tree.map(_zero_tangent, info)
+        _warn(Estimate(value, gradient, info), estimator)
+        aux = info if has_aux else ()
         slope = tree.vdot(gradient, tangents[0]).astype(value.dtype)
-        return (value, info), (slope, info_tangent)
+        return (value, aux), (slope, jax.tree.map(_zero_tangent, aux))
 
     def outer(hparams: HParams, key: Key):
         try:
@@ -204,8 +209,7 @@ def _estimate(estimator, problem, hparams, state, key):
 
 @jax.jit
 def _value(problem, hparams, key):
-    value, end = unroll(problem, hparams, key)
-    return value, Info(end)
+    return unroll(problem, hparams, key)[0]
 
 
 def _zero_tangent(x):

@@ -44,16 +44,16 @@ def cut_at_outputs(
       weights: w, where ℓ is traced.
 
     Raises:
-      ValueError: ℓ marks nothing, or only where the cut cannot be made (a scan, a
-        jax.checkpoint).
+      ValueError: ℓ marks nothing, or something where the cut cannot be made (in a
+        scan, in a jax.checkpoint).
     """
     closed = jax.make_jaxpr(loss)(weights)
-    if not _marks(closed.jaxpr):
-        hidden = _marks(closed.jaxpr, everywhere=True)
-        where = "only inside of a loop, a jax.checkpoint or a custom rule"
+    reached, marked = _marks(closed.jaxpr), _marks(closed.jaxpr, everywhere=True)
+    if not reached or reached < marked:
+        where = "inside of a loop, a jax.checkpoint or a custom rule"
         raise ValueError(
             "the Gauss-Newton operator needs to know the model's outputs, and the "
-            f"inner loss marks them {where if hidden else 'nowhere'}: in it, write "
+            f"inner loss marks them {where if marked else 'nowhere'}: in it, write "
             "z = hypergrad.outputs(model(weights, x)) and compute the loss from z"
         )
 

@@ -1,5 +1,6 @@
 """Pytrees as vectors, and as a differentiable part beside a part that is not."""
 
+import functools
 import math
 
 import jax
@@ -83,10 +84,16 @@ def axpy(alpha, x: PyTree, y: PyTree) -> PyTree:
 
 
 def norm(tree: PyTree) -> Scalar:
-    """‖tree‖₂, with derivative 0 at 0 instead of NaN."""
-    square = vdot(tree, tree)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+    """‖tree‖₂: no square underflows, and the derivative at 0 is 0 instead of NaN."""
+    leaves = jax.tree.leaves(partition_tangent(tree)[0])
+    if not leaves:
+        return jnp.zeros(())
+    sizes = [jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0)) for x in leaves]
+    largest = functools.reduce(jnp.maximum, sizes)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    square = sum(jnp.sum((x / scale) ** 2) for x in leaves)
+    nothing = square == 0  # written so that a NaN stays one
+    return jnp.where(nothing, 0, scale * jnp.sqrt(jnp.where(nothing, 1, square)))
 
 
 def all_finite(tree: PyTree) -> jax.Array:

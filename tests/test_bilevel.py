@@ -35,7 +35,8 @@ def some(*kinds):
     return pytest.mark.parametrize("estimator", chosen, ids=lambda e: type(e).__name__)
 
 
-@some(SABA)
+@pytest.mark.slow
+@each
 def test_transformations_agree_with_the_plain_call(estimator, key):
     """One compiled program, vmapped over λ and over keys at once."""
     problem = quadratic(10, batch_size=5)
@@ -89,6 +90,7 @@ def test_integers_carry_no_tangent_and_dtypes_are_those_of_hparams(estimator, ke
         assert gradients[0].dtype == jax.dtypes.float0
 
 
+@pytest.mark.slow
 @each
 def test_lowers_for_all_platforms_in_float32(estimator, key):
     with jax.enable_x64(False):
@@ -109,6 +111,8 @@ def test_refusals(estimator, key):
     refuse(cubic(10), "no inner loss to be minimised")
     refuse(quadratic(10, outer_every=5), "outer_every is 5")
     refuse(quadratic(10), "float16, in which", jnp.zeros(2, jnp.float16))
+    coarse = {"init": lambda key, hp: jnp.zeros(3, jnp.bfloat16)}
+    refuse(quadratic(10, jnp.bfloat16, **coarse), "weights is bfloat16", jnp.zeros(2))
     counting = hg.Problem.from_step(
         start=lambda hp, tick: {"w": jnp.zeros(()), "n": 0},
         step=lambda hp, s, tick: s,

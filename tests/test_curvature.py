@@ -85,8 +85,10 @@ def test_marks_are_found_or_asked_for(key):
         np.testing.assert_allclose(of_outputs(a, [a, a]), jnp.sum(a**2) + jnp.sum(a))
     with pytest.raises(ValueError, match="marks them nowhere: in it, write z ="):
         hg.hypergrad(ridge(3), Implicit(GaussNewton()))({"lr": 0.1, "l2": 0.1}, key)
-    with pytest.raises(ValueError, match="only inside of a loop"):
-        cut_at_outputs(jax.checkpoint(two), a)
+    hidden = jax.checkpoint(two)
+    for loss in (hidden, lambda w: two(w) + hidden(w)):
+        with pytest.raises(ValueError, match="marks them inside of a loop"):
+            cut_at_outputs(loss, a)
 
 
 def test_negative_curvature_is_named(key):

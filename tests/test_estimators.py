@@ -91,6 +91,7 @@ def test_transformations_agree_with_the_plain_call(name, key):
     assert not np.allclose(over_keys[0][0], over_keys[0][1]), "keys change the batches"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 1e-4)])
 def test_estimators_agree_on_the_digits_mlp(dtype, tolerance, key):
     with jax.enable_x64(dtype == "float64"):

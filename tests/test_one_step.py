@@ -27,9 +27,8 @@ def ridge_weights(steps):
     return w, h @ w - b
 
 
-@pytest.mark.parametrize(
-    "name", ["ridge", pytest.param("digits", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ridge", "digits"])
 def test_one_step_is_reverse_with_a_window_of_one(name, key):
     cases = {"digits": digits(6), "ridge": (ridge(6, batch_size=5), HPARAMS)}
     for problem, hparams in (cases[name], (cubic(3), 2.0)):
@@ -59,6 +58,26 @@ def test_closed_form_of_darts(key):
         np.testing.assert_allclose(got, Ridge.make().outer(after)[0], rtol=1e-12)
         np.testing.assert_allclose(hypergrad["l2"], -rate * slope * before, rtol=1e-8)
         assert float(hypergrad["lr"]) == 0
+
+
+def test_darts_of_a_tiny_outer_loss_in_float32(key):
+    """ξ (λ − w') of ½ (w − λ)² and ½ c w², c = 1e-20, whose square underflows."""
+
+    def hypergrad(scale):
+        problem = hg.Problem.from_step(
+            start=lambda hp, tick: jnp.ones((), jnp.float32),
+            step=lambda hp, w, tick: w,
+            outer_at=lambda hp, w, tick: jnp.float32(scale) * 0.5 * w**2,
+            inner_loss_at=lambda hp, w, tick: 0.5 * (w - hp) ** 2,
+            num_steps=1,
+        )
+        return hg.hypergrad(problem, Darts(0.5))(jnp.float32(3.0), key)
+
+    # w' = w − ½ (w − λ) = 2, and dw'/dλ = ½.
+    for scale in (1.0, 1e-20):
+        got = hypergrad(scale)
+        assert got.dtype == jnp.float32, "with float64 enabled, too"
+        np.testing.assert_allclose(got / scale, 1.0, rtol=1e-4)
 
 
 def classifier(num_steps=5):

@@ -64,7 +64,11 @@ def test_weights_are_those_of_scikit_learn(l1, l2, key):
     np.testing.assert_array_equal(got == 0, expected == 0)
 
 
-@pytest.mark.parametrize("solver", [GMRES(), Dense()], ids=["gmres", "dense"])
+@pytest.mark.parametrize(
+    "solver",
+    [GMRES(), pytest.param(Dense(), marks=pytest.mark.slow)],
+    ids=["gmres", "dense"],
+)
 def test_hypergradient_is_that_of_the_support(solver, key):
     problem = regression()
     fn = hg.value_and_hypergrad(
@@ -121,6 +125,7 @@ def test_derivatives_of_the_soft_threshold():
     np.testing.assert_array_equal(of_threshold, [1, 0, 0, 0, 0, 0, -1])
 
 
+@pytest.mark.slow
 def test_lowers_for_every_platform(key):
     with jax.enable_x64(False):
         estimator = Implicit(FixedPoint())

@@ -99,6 +99,7 @@ def test_self_tuning_on_ridge_to_its_smoothing(key):
     assert abs(found.mean() - expected) < 0.01 * abs(expected) + 4 * error
 
 
+@pytest.mark.slow
 def test_centring_is_what_makes_a_small_perturbation_of_a_large_hparam_trainable(key):
     """Bae & Grosse 2020: with ‖λ‖ ≫ σ, w and Θλ are hard to tell apart."""
     shift = jnp.asarray([4.0, 4.0])
@@ -166,7 +167,7 @@ def network():
     ("estimator", "error", "cosine"),
     [
         slow(DeltaSTN(LINEAR, 0.8), 0.01, 0.9999),
-        (DeltaSTN(LayerwiseResponse(), 0.8), 0.2, 0.99),
+        slow(DeltaSTN(LayerwiseResponse(), 0.8), 0.2, 0.99),
         slow(SelfTuning(LINEAR, 0.2, 0.2, sigma=0.3), 0.2, 0.99),
         slow(SelfTuning(LayerwiseResponse(), 0.2, 0.2, sigma=0.3), 1.0, 0.8),
     ],

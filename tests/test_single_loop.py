@@ -68,6 +68,12 @@ def test_with_hparams_moving_the_optimum_is_reached(
     np.testing.assert_allclose(end, DATA.optimum, atol=tolerance)
 
 
+def test_saba_with_batches_converges(key):
+    result = held(SABA(0.1, 0.1, num_batches=4), quadratic(300, batches=PARTITION), key)
+    assert relative(result.hypergrad["shift"], DATA.hypergrad(LAMBDA)) < 1e-3
+
+
+@pytest.mark.slow
 def test_saba_has_no_noise_floor_where_soba_has_one(key):
     exact = DATA.hypergrad(LAMBDA)
 
@@ -104,6 +110,7 @@ def test_mean_over_batches_is_the_full_batch_direction(estimator, expected, key)
     assert np.all(np.abs(mean - expected) < 4 * error)
 
 
+@pytest.mark.slow
 def test_the_training_is_that_of_every_other_estimator_with_this_key(key):
     problem = quadratic(20, batch_size=3)
     weights = hg.train(problem, {"shift": jnp.asarray(LAMBDA)}, key).weights
@@ -122,6 +129,23 @@ def test_the_training_is_that_of_every_other_estimator_with_this_key(key):
 def test_diverging_adjoints_warn(estimator, remedy, key):
     with pytest.warns(hg.HypergradWarning, match=remedy):
         held(estimator, quadratic(30), key)
+
+
+def test_an_adjoint_that_is_no_number_is_doubtful(key):
+    """A start that depends on λ, too, given as a Python number."""
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: hp * jnp.ones((), jnp.float32),
+        step=lambda hp, w, tick: w - 0.5 * (w - hp),
+        outer_at=lambda hp, w, tick: 0.5 * w**2,
+        inner_loss_at=lambda hp, w, tick: 0.5 * (w - hp) ** 2,
+        num_steps=2,
+    )
+    soba, stocbio = SOBA(0.5), StocBiO(2, 2, neumann_rate=1e200)
+    state = soba.init(problem, 3.0, key)._replace(adjoint=jnp.asarray(jnp.nan))
+    for estimator, start in ((soba, state), (stocbio, ())):
+        with pytest.warns(hg.HypergradWarning, match="Lower"):
+            result, _ = hg.estimate(problem, estimator, 3.0, start, key)
+        assert not np.isfinite(result.hypergrad)
 
 
 @pytest.mark.parametrize(

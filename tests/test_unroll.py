@@ -108,6 +108,7 @@ def temp_bytes(estimator, num_steps, **changes):
     )
 
 
+@pytest.mark.slow
 def test_memory_of_the_digits_mlp_at_a_thousand_steps():
     """XLA's own figures: segments at most 1/15 of none, tree less still."""
     with jax.enable_x64(False):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.estimators.base import objective_of_floats
 from hypergrad.estimators.online_base import OnlineEstimator
+from hypergrad.linear_solvers.base import refuse_sixteen_bits
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar, Weights
 
@@ -24,7 +25,8 @@ class BilevelEstimator(OnlineEstimator):
     Its directions approach dF/dλ while training converges, so that an episode's
     estimate is the last of them. Hyperparameters that move training but not w* (rates,
     momentum, the start) have derivative zero here. Those that step by their own rule,
-    rather than by the problem's, leave the optimiser's and the model's state alone.
+    rather than by the problem's, leave the optimiser's and the model's state alone; no
+    derivative passes through the model's state.
     After T steps all starts anew: let T be as long as λ is to move.
     """
 
@@ -80,6 +82,7 @@ class Losses:
                     "Problem.from_step the weights are the whole state: count steps by "
                     "tick.t"
                 )
+        refuse_sixteen_bits("weights", problem.weights(state))
         return cls(problem, key, state, *objective_of_floats(lambda h: h, hparams))
 
     def inner(self, weights: Weights, floats, t, key: Key | None = None) -> Scalar:

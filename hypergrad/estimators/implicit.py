@@ -8,7 +8,14 @@ import jax.numpy as jnp
 
 from hypergrad import tree
 from hypergrad.curvature import Hessian, Operator, Point
-from hypergrad.estimators.base import Estimate, Estimator, Target, objective_of_floats
+from hypergrad.estimators.base import (
+    Estimate,
+    Estimator,
+    Target,
+    estimator_key,
+    objective_of_floats,
+)
+from hypergrad.estimators.bilevel import relative_norm
 from hypergrad.linear_solvers import CG, GMRES, LinearSolver
 from hypergrad.typing import PyTree, Scalar
 from hypergrad.unroll import train
@@ -19,8 +26,8 @@ class ImplicitInfo(NamedTuple):
 
     Attributes:
       state: s_T.
-      doubtful: residual or stationarity above the tolerance, a direction of no
-        positive curvature, or a number that is not finite.
+      doubtful: residual, stationarity or ignored above the tolerance, a direction of
+        no positive curvature, or a number that is not finite.
       residual: ‖b − (Aᵀ + ρI) v‖ / ‖b‖ with b = ∂outer/∂x: the inexact linear solve.
       stationarity: ‖G(x_T)‖ / ‖G(x_0)‖, what training left of the equation that it
         solves (of the gradient, or of the length of a step at the last rate): the
@@ -28,6 +35,8 @@ class ImplicitInfo(NamedTuple):
       iterations: of the solver.
       curvature: the smallest Rayleigh quotient that the solver met; +∞ where it looks
         at none.
+      ignored: the part of ‖∂outer/∂s_T‖ in what is no unknown, the model's state, whose
+        own dependence on λ is left out (`FixedPoint()` has all of the state).
     """
 
     state: PyTree
@@ -36,6 +45,7 @@ class ImplicitInfo(NamedTuple):
     stationarity: Scalar
     iterations: jax.Array
     curvature: Scalar
+    ignored: Scalar
 
 
 class ImplicitState(NamedTuple):
@@ -142,7 +152,8 @@ class Implicit(Estimator):
     def init(self, problem, hparams, key):
         """The adjoint 0: the first solve is a cold one."""
         shapes = jax.eval_shape(
-            lambda h: self.operator.unknowns(problem, problem.start(h, key))[0], hparams
+            lambda h: self.operator.unknowns(problem, problem.start(h, key))[0],
+            tree.as_arrays(hparams),
         )
         return ImplicitState(
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -153,11 +164,16 @@ class Implicit(Estimator):
         whole, floats, restore = objective_of_floats(lambda h: h, hparams)
         start, end = problem.start(hparams, key), train(problem, hparams, key)
 
-        def outer(hparams, x):
-            return problem.outer(whole(hparams), rebuild(x), problem.num_steps, key)
+        moving, fixed = tree.partition(end)
+
+        def outer(hparams, moving):
+            state = tree.combine(moving, fixed)
+            return problem.outer(whole(hparams), state, problem.num_steps, key)
 
         x, rebuild = self.operator.unknowns(problem, end)
-        value, (direct, slope) = jax.value_and_grad(outer, (0, 1))(floats, x)
+        value, (direct, slopes) = jax.value_and_grad(outer, (0, 1))(floats, moving)
+        slope, rest = self.operator.unknowns(problem, slopes)
+        ignored = relative_norm(rest(jax.tree.map(jnp.zeros_like, slope)), slopes)
 
         point = Point(floats, whole, x, rebuild, None, key)
         equation = self.operator.average(problem, point, self.num_batches)
@@ -172,26 +188,26 @@ class Implicit(Estimator):
             lambda v: tree.axpy(self.damping, v, equation.pull(v)[0]),
             slope,
             x0=state.adjoint if isinstance(state, ImplicitState) else None,
-            key=jax.random.fold_in(key, problem.num_steps),
+            key=estimator_key(key),
             symmetric=self.operator.symmetric,
         )
         indirect = equation.pull(solution.x)[1]
         hypergrad = jax.tree.map(lambda d, i: d - i, direct, indirect)
 
-        initial = tree.norm(before.residual)
-        stationarity = tree.norm(equation.residual) / jnp.where(initial > 0, initial, 1)
-        info = self._judge(end, solution, stationarity, hypergrad)
+        stationarity = relative_norm(equation.residual, before.residual)
+        info = self._judge(end, solution, stationarity, ignored, hypergrad)
         if isinstance(state, ImplicitState):
             state = ImplicitState(solution.x)
         return Estimate(value, restore(hypergrad), info), state
 
-    def _judge(self, end, solution, stationarity, hypergrad) -> ImplicitInfo:
+    def _judge(self, end, solution, stationarity, ignored, hypergrad):
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = float(jnp.finfo(solution.residual.dtype).eps) ** 0.5
         # Written so that a NaN is doubtful.
         sound = (solution.residual <= tolerance) & (stationarity <= tolerance)
-        sound = sound & (solution.curvature > 0) & tree.all_finite(hypergrad)
+        sound = sound & (solution.curvature > 0) & (ignored <= tolerance)
+        sound = sound & tree.all_finite(hypergrad)
         return ImplicitInfo(
             end,
             ~sound,
@@ -199,6 +215,7 @@ class Implicit(Estimator):
             stationarity,
             solution.iterations,
             solution.curvature,
+            ignored,
         )
 
     def doubt(self, info: Any) -> str | None:
@@ -217,5 +234,10 @@ class Implicit(Estimator):
                 f". The solver met the curvature {float(info.curvature):.2g}: the end "
                 "of training is no minimum; use GaussNewton(), or damping above "
                 "minus that"
+            )
+        if float(info.ignored) > 0:
+            text += (
+                f". {float(info.ignored):.2g} of the outer loss's gradient is in the "
+                "model's state, which moves with λ, too, and is held: use FixedPoint()"
             )
         return text

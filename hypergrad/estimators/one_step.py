@@ -51,7 +51,7 @@ class OneStep(_LastStep):
 
     ∂outer/∂λ + (∂outer/∂s_T)(∂step/∂λ), the T1-T2 of Luketina et al. 2016, for any
     optimiser; for gradient descent of rate α, ∂outer/∂λ − α (∂²ℓ/∂w∂λ)ᵀ ∂outer/∂w. It
-    is `Reverse(window=1)`, written out.
+    is `Reverse(window=1)`, written out (which for T = 1 differentiates s_0, too).
 
     Computes: the part of dF/dλ that passes through the last step.
     Bias:     short-horizon: everything that λ did before the last step is left out;
@@ -165,7 +165,9 @@ class Darts(_LastStep):
             plus = of_hparams(tree.axpy(epsilon, v, w), floats)
             minus = of_hparams(tree.axpy(-epsilon, v, w), floats)
             hypergrad = jax.tree.map(
-                lambda d, p, m: d - self.rate * (p - m) / (2 * epsilon),
+                lambda d, p, m: (
+                    d - (self.rate * (p - m) / (2 * epsilon)).astype(d.dtype)
+                ),
                 hypergrad,
                 plus,
                 minus,

@@ -24,6 +24,7 @@ class Progress(NamedTuple):
 
 def begin(problem: Problem, hparams: HParams, key: Key) -> Progress:
     """The training with this key before its first step, its step checked."""
+    hparams = tree.as_arrays(hparams)
     inner = problem.start(hparams, key)
     check_step(problem, hparams, inner, key)
     return Progress(jnp.zeros((), jnp.int32), key, inner)

@@ -125,7 +125,7 @@ class SOBA(_SingleLoop):
         v, residual = self._adjoint_step(v, hessian_v, df_dw)
         inner = problem.step(hparams, inner, t, run_key)
         value = problem.outer(hparams, inner, t + 1, run_key)
-        info = AdjointInfo(inner, residual > _DIVERGING, residual)
+        info = AdjointInfo(inner, ~(residual <= _DIVERGING), residual)
         state = SOBAState(t + 1, run_key, inner, v)
         return Estimate(value, losses.restore(hypergrad), info), state
 
@@ -204,6 +204,6 @@ class SABA(_SingleLoop):
         w = tree.axpy(-self.inner_rate, grads, w)
         inner = problem.replace_weights(inner, w)
         value = problem.outer(hparams, inner, t + 1, run_key)
-        info = AdjointInfo(inner, residual > _DIVERGING, residual)
+        info = AdjointInfo(inner, ~(residual <= _DIVERGING), residual)
         state = SABAState(t + 1, run_key, inner, v, table)
         return Estimate(value, losses.restore(hypergrad), info), state

@@ -98,7 +98,7 @@ class StocBiO(BilevelEstimator):
         hypergrad = tree.axpy(-1.0, cross_v, direct)
 
         residual = relative_norm(r, df_dw)
-        info = AdjointInfo(inner, residual > 1, residual)
+        info = AdjointInfo(inner, ~(residual <= 1), residual)
         state = Progress(end, run_key, inner)
         return Estimate(value, losses.restore(hypergrad), info), state
 
