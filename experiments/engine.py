@@ -17,6 +17,7 @@ from experiments.faults import ConfigError, Fault
 from experiments.files import StoreError
 from experiments.programs import Programs
 from experiments.progress import Report
+from experiments.refusals import refusal
 from experiments.results import (
     Comparison,
     Kind,
@@ -92,10 +93,7 @@ def _refuse_what_does_not_apply(experiment: Experiment) -> None:
     """A `ConfigError` before anything has run, rather than in the middle."""
     faults = []
     for cell in experiment.cells:
-        if cell.estimator is None:
-            continue
-        problem = cell.task.problem(experiment.config.seeds[0])
-        reason = cell.estimator.applies(problem)
+        reason = refusal(cell, experiment.config.seeds[0])
         if reason is not None:
             message = f"{brief(cell.estimator)} does not apply to the task: {reason}"
             faults.append(Fault(str(experiment.file), ("estimator",), message))

@@ -101,7 +101,7 @@ class EstimatorRow(Value):
 
     Attributes:
         estimator: as a config would write it.
-        target: what it estimates, see `hypergrad.Target`.
+        target: what it estimates, a name of `hypergrad.Target` in lower case.
         refused: why it does not serve this task; all else is then unknown.
         verdict: of the comparison with what it aims at.
         num_keys: keys over which mean and variance were taken.

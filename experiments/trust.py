@@ -19,6 +19,7 @@ from experiments.cells import Cell, Experiment
 from experiments.files import StoreError, make_folder, read_json, write_json
 from experiments.programs import timed
 from experiments.progress import Report
+from experiments.refusals import refusal
 from experiments.results import EstimatorRow, Trust
 from experiments.store import measured_once
 from experiments.terminal import brief
@@ -98,8 +99,8 @@ def compares_estimators(experiment: Experiment) -> bool:
 def _row(cell: Cell, seed: int, num_keys: int) -> EstimatorRow:
     problem, hparams = cell.task.problem(seed), cell.space.defaults()
     name, key = brief(cell.estimator), jax.random.key(seed)
-    target = cell.estimator.target.value
-    refused = cell.estimator.applies(problem)
+    target = cell.estimator.target.name.lower()
+    refused = refusal(cell, seed)
     if refused is not None:
         return EstimatorRow(estimator=name, target=target, refused=refused)
     with jax.enable_x64(True):

@@ -74,6 +74,13 @@ class Diagnosis:
         return not self.diverged and not self.undifferentiable
 
     @property
+    def no_slope(self) -> bool:
+        """Whether dF/dλ is zero, and not merely on average."""
+        return (
+            self.finite and self.hypergrad_norms[-1] == 0 and not self.signal_to_noise
+        )
+
+    @property
     def smooth(self) -> bool:
         """Whether the slope predicts F over a useful step."""
         return self.useful_within >= USEFUL_STEP
@@ -99,7 +106,7 @@ class Diagnosis:
     @property
     def advice(self) -> tuple[str, ...]:
         """One line for each rule that applies, the most pressing first."""
-        rules = (_finite, _chaos, _smoothness, _noise, _implicit, _window, _mode)
+        rules = (_finite, _zero, _chaos, _smoothness, _noise, _implicit, _window, _mode)
         return tuple(line for rule in rules for line in rule(self))
 
     def __str__(self) -> str:
@@ -137,8 +144,16 @@ def _finite(d: Diagnosis):
         )
 
 
+def _zero(d: Diagnosis):
+    if d.no_slope:
+        yield (
+            "the hypergradient is zero: F does not respond to λ (is it used at all, "
+            "and is nothing on the way stopped, rounded or reduced to its sign?)"
+        )
+
+
 def _chaos(d: Diagnosis):
-    if d.chaotic:
+    if d.chaotic and d.diverged < 1:  # F = NaN is no matter of the estimator
         t = d.chaotic_from
         yield (
             f"chaotic beyond T≈{t} (perturbations e-fold every {1 / d.exponent:.3g} "
@@ -163,7 +178,7 @@ def _noise(d: Diagnosis):
             f"signal-to-noise {snr:.2g} over seeds, from gradients that explode: no "
             "average helps; diagnose again when they no longer do"
         )
-    elif snr == 0:
+    elif snr == 0 and not d.no_slope:
         yield (
             f"no signal among {d.num_keys} keys: diagnose with more, enlarge the "
             "batches, or keep one key for the whole search (SameKey)"

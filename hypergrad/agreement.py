@@ -124,6 +124,7 @@ class Agreement:
         return "\n".join(lines)
 
 
+@np.errstate(all="ignore")  # what is not finite is data
 def agreement(
     problem: Problem,
     estimator: Estimator,
@@ -158,7 +159,7 @@ def agreement(
     known = estimator.target is Target.OBJECTIVE or window is not None
     if reference is not None:
         truth, known = "the reference", True
-        rows = [flat(tree.as_arrays(reference(hparams, k))) for k in keys]
+        rows = [reference_at(reference, hparams, k) for k in keys]
         truths = np.stack([np.asarray(row) for row in rows])
     elif window is not None:
         truth = f"the derivative through the last {window} steps"
@@ -220,6 +221,24 @@ def agreement(
 def flat(hypergrad: HParams) -> jax.Array:
     """The floating leaves of a hypergradient as one vector."""
     return tree.ravel(tree.partition_tangent(hypergrad)[0])[0]
+
+
+def reference_at(reference: Reference, hparams: HParams, key: Key) -> jax.Array:
+    """`flat` of a reference, refused where its floating leaves are not those of λ."""
+    right = tree.as_arrays(reference(hparams, key))
+    got = _shapes(tree.partition_tangent(right)[0])
+    expected = _shapes(tree.partition(hparams)[0])
+    if got != expected:
+        raise ValueError(
+            "reference must return a hypergradient like hparams, with the floating "
+            f"leaves {expected}, got {got}"
+        )
+    return flat(right)
+
+
+def _shapes(pytree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(pytree)
+    return {f"hparams{jax.tree_util.keystr(path)}": x.shape for path, x in leaves}
 
 
 def _window(estimator) -> int | None:

@@ -246,12 +246,16 @@ def _prediction(predicted, actual):
 
 
 def _useful_within(errors) -> float:
-    """From small steps upwards, the last before the error exceeds 10%."""
+    """From small steps upwards, the last before the error exceeds 10%.
+
+    The smallest steps of all may fail by rounding; they are passed over.
+    """
     useful = 0.0
     for h, error in reversed(list(zip(_STEP_SIZES, errors, strict=True))):
-        if error > 0.1:
+        if error <= 0.1:
+            useful = h
+        elif useful:
             break
-        useful = h
     return useful
 
 

@@ -43,6 +43,22 @@ def count_flops(program: ClosedJaxpr) -> int:
     return _count(needed)
 
 
+def has_open_loop(program: ClosedJaxpr) -> bool:
+    """Whether a `while` is in it, so that `count_flops` is a lower bound."""
+    used = [True] * len(program.jaxpr.outvars)
+    return _is_open(partial_eval.dce_jaxpr(program.jaxpr, used)[0])
+
+
+def _is_open(jaxpr: Jaxpr) -> bool:
+    return any(
+        equation.primitive.name == "while"
+        or any(
+            _is_open(body) for v in equation.params.values() for body in _programs(v)
+        )
+        for equation in jaxpr.eqns
+    )
+
+
 def _count(jaxpr: Jaxpr) -> int:
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 

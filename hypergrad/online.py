@@ -131,6 +131,18 @@ def tune(
     return result
 
 
+def _projected(project, hparams):
+    """The floating leaves of project(λ), refused where they are not those of λ."""
+    floats = [tree.partition(h)[0] for h in (hparams, project(hparams))]
+    expected, got = (jax.tree.map(jnp.shape, h) for h in floats)
+    if expected != got:
+        raise ValueError(
+            f"project must return λ in the form it was given: expected {expected}, got "
+            f"{got}"
+        )
+    return floats[1]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _begin(estimator, outer, problem, hparams, key):
     floats, _ = tree.partition(hparams)
@@ -154,7 +166,7 @@ def _run(estimator, outer, project, num_calls, problem, hparams, state, key):
         updates, updated = outer.update(gradient, outer_state, floats)
         moved = optax.apply_updates(floats, updates)
         if project is not None:
-            moved, _ = tree.partition(project(tree.combine(moved, others)))
+            moved = _projected(project, tree.combine(moved, others))
 
         finite = tree.all_finite(gradient)
         new, old = (moved, updated), (floats, outer_state)

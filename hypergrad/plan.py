@@ -15,7 +15,7 @@ from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.forward import Forward
 from hypergrad.estimators.reverse import Reverse
 from hypergrad.estimators.value import Value
-from hypergrad.flops import count_flops
+from hypergrad.flops import count_flops, has_open_loop
 from hypergrad.gradients import Plain
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams
@@ -33,6 +33,8 @@ class Cost:
       flops: floating-point operations.
       relative: flops over those of one training without a hypergradient.
       fits: whether temp and output bytes together keep within the budget.
+      counted: whether `flops` are all; if not, a loop whose length nobody knows before
+        it runs (that of a linear solver, say) was counted once.
     """
 
     estimator: Estimator
@@ -41,6 +43,7 @@ class Cost:
     flops: int
     relative: float
     fits: bool
+    counted: bool = True
 
     @property
     def bytes(self) -> int:
@@ -55,7 +58,7 @@ class Plan:
     Attributes:
       budget_bytes: what may be used beside the arguments.
       argument_bytes: data, λ and key, which are there whatever the estimator.
-      table: a `Cost` a candidate, fewest flops first.
+      table: a `Cost` a candidate, fewest flops first; last those not wholly counted.
       refused: (candidate, reason) of those that do not serve.
     """
 
@@ -66,7 +69,7 @@ class Plan:
 
     @property
     def estimator(self) -> Estimator:
-        """The candidate of fewest flops that fits."""
+        """The candidate of fewest flops that fits, wholly counted if there is one."""
         return next(row.estimator for row in self.table if row.fits)
 
     def within(self, budget_bytes: int) -> "Plan":
@@ -104,9 +107,10 @@ class Plan:
         ]
         for row in self.table:
             mark = "→" if row.fits and row.estimator == self.estimator else " "
+            flops = f"{'' if row.counted else '≥'}{row.flops:.2e}"
             lines.append(
                 f"{mark} {row.estimator!s:{width}}  {_bytes(row.temp_bytes):>10}  "
-                f"{_bytes(row.output_bytes):>10}  {row.flops:9.2e}  "
+                f"{_bytes(row.output_bytes):>10}  {flops:>9}  "
                 f"{row.relative:8.2f}  {'yes' if row.fits else 'no'}"
             )
         lines += [f"  {estimator}: {reason}" for estimator, reason in self.refused]
@@ -149,15 +153,16 @@ def plan(
     """
     if candidates is None:
         candidates = exact_estimators(hparams)
-    training, memory = _compile(Value(), problem, hparams)
+    training, _, memory = _compile(Value(), problem, hparams)
     table, refused = [], []
     for estimator in candidates:
         if (reason := estimator.applies(problem)) is not None:
             refused.append((estimator, reason))
             continue
         try:
-            flops, memory = _compile(estimator, problem, hparams)
-        except TypeError as error:  # A rule of the user's that serves one mode only.
+            flops, counted, memory = _compile(estimator, problem, hparams)
+        # A rule of the user's that serves one mode only; an optimiser not served.
+        except (TypeError, ValueError) as error:
             refused.append((estimator, str(error).splitlines()[0]))
             continue
         table.append(
@@ -168,11 +173,12 @@ def plan(
                 flops=flops,
                 relative=flops / max(training, 1),
                 fits=True,
+                counted=counted,
             )
         )
     if not table:
         raise ValueError(f"no candidate applies to the problem: {refused}")
-    table.sort(key=lambda row: (row.flops, row.bytes))
+    table.sort(key=lambda row: (not row.counted, row.flops, row.bytes))
     arguments = memory.argument_size_in_bytes
     return Plan(0, arguments, tuple(table), tuple(refused)).within(budget_bytes)
 
@@ -190,7 +196,7 @@ def exact_estimators(hparams: HParams) -> tuple[Estimator, ...]:
 
 
 def _compile(estimator, problem, hparams):
-    """(flops, XLA's memory figures) of one estimate, compiled and not run."""
+    """(flops, whether all, XLA's memory figures) of one estimate that is not run."""
 
     def run(problem, hparams, key):
         return estimator.estimate(problem, hparams, (), key)
@@ -202,7 +208,7 @@ def _compile(estimator, problem, hparams):
     memory = traced.lower().compile().memory_analysis()
     if memory is None:
         raise RuntimeError(f"{jax.default_backend()} does not say how much memory")
-    return count_flops(traced.jaxpr), memory
+    return count_flops(traced.jaxpr), not has_open_loop(traced.jaxpr), memory
 
 
 def _bytes(number: int) -> str:

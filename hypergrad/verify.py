@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad import tree
-from hypergrad.agreement import Agreement, Reference, Verdict, agreement, flat
+from hypergrad.agreement import (
+    Agreement,
+    Reference,
+    Verdict,
+    agreement,
+    flat,
+    reference_at,
+)
 from hypergrad.api import value_and_hypergrad
 from hypergrad.estimators.base import Estimator, Target, objective_of_floats
 from hypergrad.problem import Problem
@@ -146,6 +153,8 @@ def verify(
             f"{estimator} estimates the value alone: there is nothing to verify; use "
             "an estimator of dF/dλ, such as Reverse()"
         )
+    if num_directions < 1:
+        raise ValueError(f"num_directions must be >= 1, got {num_directions}")
     with jax.enable_x64(True):
         problem = tree.cast_floats(problem, jnp.float64)
         hparams = tree.cast_floats(tree.as_arrays(hparams), jnp.float64)
@@ -198,7 +207,7 @@ def _verification(
     dtype = _coarsest(problem, hparams, key)
     reference_error = None
     if reference is not None:
-        right = flat(tree.as_arrays(reference(hparams, key)))
+        right = reference_at(reference, hparams, key)
         gap = float(jnp.linalg.norm(gradient - right))
         reference_error = gap / (float(jnp.linalg.norm(right)) or norm or 1.0)
 

@@ -18,7 +18,7 @@ from tests.problems import relative, ridge
 
 
 def network():
-    """(problem, point): a net of 3-4-2 after a few steps, its logits marked."""
+    """(problem, model, loss, data): a net of 3-4-2, its logits marked."""
     model = mlp((3, 4, 2))
     rng = np.random.default_rng(0)
     data = (jnp.asarray(rng.normal(size=(12, 3))), jnp.arange(12) % 2)
@@ -47,7 +47,7 @@ def test_gauss_newton_is_its_dense_product(key):
     """Jᵀ (∂²L/∂z²) J + λ I written out; the Hessian is something else."""
     problem, model, cross_entropy, (x, y) = network()
     hparams = {"l2": jnp.asarray(0.01)}
-    end = jax.jit(hg.train)(problem, hparams, key)
+    end = problem.start(hparams, key)
     vector, unravel = tree.ravel(end.weights)
 
     @jax.jit

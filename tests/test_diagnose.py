@@ -88,6 +88,7 @@ def test_gradient_descent_contracts_by_its_smallest_curvature(converged):
     assert found.signal_to_noise == math.inf
 
 
+@pytest.mark.slow
 def test_stationarity_has_a_closed_form():
     """∇ℓ(w_T) = (I − αH)^T ∇ℓ(w_0), and w_0 = 0."""
     h, b = Ridge.make().quadratic(DECAY)
@@ -121,6 +122,7 @@ def test_advice_for_a_calm_problem(converged):
     assert "keys" not in " ".join(found.advice)
 
 
+@pytest.mark.slow
 def test_momentum_contracts_by_its_spectral_radius():
     """The state (w, v) moves by one 2 × 2 matrix for each eigenvalue of H."""
     momentum = 0.3
@@ -188,7 +190,7 @@ def test_lorenz():
     assert 500 < found.chaotic_from < 2000
 
 
-@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_norms_are_those_of_shorter_trainings(every):
     """s_t = λ_0 ··· λ_(t−1): λ has an entry for each step, the later ones no effect."""
     problem = hg.Problem.from_step(
@@ -222,6 +224,7 @@ def test_signal_to_noise_of_a_known_noise():
     assert f"average at least {found.keys_needed} keys" in str(found)
 
 
+@pytest.mark.slow
 def test_pure_noise_is_no_signal():
     problem = hg.Problem.from_step(
         start=lambda hp, tick: hp * jax.random.rademacher(tick.key, (), jnp.float64),
@@ -283,6 +286,38 @@ def test_a_slope_that_is_not_finite_is_told_from_divergence():
     found = diagnose(problem, 0.0, keys(2))
     assert (found.value, found.diverged, found.undifferentiable) == (0.0, 0.0, 1.0)
     assert "hypergrad.differentiable cures" in found.advice[0]
+
+
+def test_rounding_of_the_smallest_steps_is_no_lack_of_smoothness():
+    """Weights that insist on float32: F(λ + 1e-5 λ) − F(λ) is lost in rounding."""
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.full(3, 1e3, jnp.float32),
+        step=lambda hp, s, tick: (s + hp).astype(jnp.float32),
+        outer_at=lambda hp, s, tick: jnp.sum(s),
+        num_steps=4,
+    )
+    found = diagnose(problem, 0.7, keys(1))
+    assert max(found.prediction_errors) > 0.1
+    assert found.useful_within == 0.1
+
+
+def test_a_slope_of_zero_is_no_matter_of_noise():
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.ones(()),
+        step=lambda hp, s, tick: 0.5 * s,
+        outer_at=lambda hp, s, tick: s,
+        num_steps=2,
+    )
+    found = diagnose(problem, 0.7, keys(2))
+    assert "the hypergradient is zero" in found.advice[0]
+    assert "no signal" not in str(found)
+
+
+def test_no_estimator_is_advised_for_training_that_always_diverges(converged):
+    found, _ = converged
+    chaotic = {"chaotic_from": 4, "useful_within": 0.0, "exponent": 1.0}
+    assert "truncate" in str(dataclasses.replace(found, **chaotic, diverged=0.5))
+    assert "truncate" not in str(dataclasses.replace(found, **chaotic, diverged=1.0))
 
 
 def test_a_diagnosis_is_data(converged):

@@ -97,6 +97,7 @@ def test_no_truncation_by_windows(kind, key):
     assert_mean(slopes, exact)
 
 
+@pytest.mark.slow
 def test_windowed_es_is_truncated(key):
     """A loss j steps into its window has the slope (s − 1) Σ_{i<j} 0.9^i."""
     estimator = EvolutionStrategies(0.2, 100, window=2)
@@ -110,6 +111,7 @@ def test_windowed_es_is_truncated(key):
     assert abs(expected - exact) > 0.3 * abs(exact)
 
 
+@pytest.mark.slow
 def test_relations_between_the_three(key):
     problem = linear(noise=0.3)
     episodic = hg.value_and_hypergrad(problem, EvolutionStrategies(0.05, 8))
@@ -154,6 +156,7 @@ def test_pairs_share_the_noise_of_training(key):
     assert 0 < abs(slope) < 4 * 5.0**2
 
 
+@pytest.mark.slow
 def test_perturbations_are_independent_of_a_training_with_the_same_key(key):
     """F = λ s² with s ~ N(0, 1); were ε = σ s, its mean slope were E s⁴ = 3."""
     problem = hg.Problem.from_step(
@@ -171,6 +174,7 @@ def test_perturbations_are_independent_of_a_training_with_the_same_key(key):
     assert_mean(jax.vmap(first_call)(jax.random.split(key, 10_000)), np.array(1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [EvolutionStrategies, PersistentES])
 def test_transformations_agree_with_the_plain_call(kind, key):
     problem, estimator = linear(noise=0.3), kind(0.2, 4, window=3)
@@ -190,6 +194,7 @@ def test_second_derivatives_are_refused(key):
         jax.grad(jax.grad(objective))(0.5, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_lowers_for_every_platform(kind, key):
     with jax.enable_x64(False):

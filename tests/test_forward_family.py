@@ -45,7 +45,11 @@ def plane(weights):
     )
 
 
-@pytest.mark.parametrize("directions", [Gaussian(), Rademacher()], ids=str)
+@pytest.mark.parametrize(
+    "directions",
+    [pytest.param(Gaussian(), marks=pytest.mark.slow), Rademacher()],
+    ids=str,
+)
 def test_mean_and_variance_of_random_directions(directions, key):
     """Var ĝ_j = (‖g‖² + (κ − 2) g_j²) / m."""
     n, m, g = 40_000, 2, np.array([1.0, -2.0, 3.0])
@@ -90,6 +94,7 @@ def rotation():
     )
 
 
+@pytest.mark.slow
 def test_uoro_is_unbiased_for_every_loss_and_for_the_response(key):
     estimator, problem, n = UORO(), rotation(), 20_000
     hparams = jnp.array([0.9, -0.7])
@@ -111,6 +116,7 @@ def test_uoro_is_unbiased_for_every_loss_and_for_the_response(key):
 
 
 @pytest.mark.parametrize("estimator", [RandomDirections(2), UORO()], ids=str)
+@pytest.mark.slow
 def test_means_on_ridge(estimator, key):
     hparams = {"lr": jnp.asarray(0.1), "l2": jnp.asarray(0.2)}
     problem = ridge(5)
@@ -170,7 +176,14 @@ def test_calls_of_uoro(key):
 # ----------------------------------------------------------------------- sharing
 
 
-@pytest.mark.parametrize(("window", "chunk"), [(4, None), (5, 3), (12, 1)])
+@pytest.mark.parametrize(
+    ("window", "chunk"),
+    [
+        pytest.param(4, None, marks=pytest.mark.slow),
+        (5, 3),
+        pytest.param(12, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_sharing_gives_window_means_of_the_exact_hypergradient(window, chunk, key):
     rates = 0.1 + 0.02 * np.arange(12)
     hparams = {"lr": rates, "l2": 0.2 * np.ones(4)}
@@ -195,6 +208,7 @@ def test_sharing_on_the_digits_mlp(key):
     assert relative(shared, exact) < 1e-10
 
 
+@pytest.mark.slow
 def test_tables_are_found_or_named(key):
     """A vector that happens to have T entries is no table unless it is one."""
     problem = ridge(4)
@@ -269,6 +283,7 @@ def test_three_variances_of_sharing(window, drift, num_keys, expected, key):
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=str)
+@pytest.mark.slow
 def test_transformations_agree_with_the_plain_call(estimator, key):
     problem = hg.Problem.from_step(
         start=lambda hp, tick: jnp.arange(5.0),

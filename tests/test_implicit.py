@@ -15,7 +15,6 @@ from hypergrad.linear_solvers import (
     GMRES,
     Dense,
     IdentityInverse,
-    LinearSolver,
     Neumann,
     NormalCG,
     Nystrom,
@@ -62,7 +61,7 @@ CONVERGED = {
 }
 
 
-BY_DEFAULT = ("hessian cg", "gauss-newton cg", "fixed point gmres")
+BY_DEFAULT = ("hessian cg", "fixed point gmres")
 
 
 @pytest.mark.parametrize(
@@ -136,13 +135,6 @@ def test_never_doubtful_and_wrong(key):
     assert verdicts[0]
 
 
-def test_a_rate_that_decayed_does_not_look_converged(key):
-    """The last step is short whatever the weights; they are far from the solution."""
-    hparams = {"lr": jnp.array([0.05] * 5 + [1e-9]), "l2": FEATURES}
-    with pytest.warns(hg.HypergradWarning, match="training left 0"):
-        hg.hypergrad(ridge(5), Implicit(FixedPoint()))(hparams, key)
-
-
 def test_damping_solves_the_damped_system(key):
     estimator = Implicit(damping=0.3)
     gradient = hg.hypergrad(ridge(300), estimator)(HPARAMS, key)
@@ -158,13 +150,12 @@ def test_the_batches_of_one_epoch_are_all_of_the_data(operator, key):
     """At any w_T: H and g of the mean of 4 batches of 5 are those of the 20 rows."""
     table = hg.IndexTable(jnp.arange(20).reshape(4, 5))
     problem = ridge(40, batches=table, optimizer=lambda hp: optax.sgd(0.1))
-    w = np.asarray(hg.train(problem, HPARAMS, key).weights)
-    data = Ridge.make()
+    estimator = Implicit(operator, solver=Dense(), num_batches=4, tolerance=np.inf)
+    got, _ = hg.estimate(problem, estimator, HPARAMS, (), key)
+    w, data = np.asarray(got.info.state.weights), Ridge.make()
     h, _ = data.quadratic(FEATURES)
     expected = -np.linalg.solve(h, data.outer(w)[1]) * w
-    estimator = Implicit(operator, solver=Dense(), num_batches=4, tolerance=np.inf)
-    got = hg.hypergrad(problem, estimator)(HPARAMS, key)["l2"]
-    assert relative(got, expected) < 1e-9
+    assert relative(got.hypergrad["l2"], expected) < 1e-9
 
 
 def test_a_warm_start_saves_iterations(key):
@@ -204,7 +195,7 @@ def quadratic(spectrum, seed=0):
 @pytest.mark.parametrize(
     ("spectrum", "solver", "tolerance"),
     [
-        (np.linspace(1, 5, 6), CG(), 1e-10),
+        pytest.param(np.linspace(1, 5, 6), CG(), 1e-10, marks=slow),
         (np.full(6, 3.0), CG(max_iterations=1), 1e-12),
         (np.logspace(-6, 0, 6), CG(tolerance=1e-15), 1e-6),
     ],
@@ -314,6 +305,8 @@ def test_refusals(key):
         with pytest.raises(ValueError, match="serves symmetric operators"):
             Implicit(FixedPoint(), solver=solver)
     for bad, message in [
+        ({"solver": CG}, "solver must be a value, got <class"),
+        ({"operator": Hessian}, "operator must be a value, got <class"),
         ({"damping": -1.0}, "damping must be >= 0, got -1"),
         ({"num_batches": 0}, "num_batches must be >= 1 or None, got 0"),
         ({"tolerance": -1.0}, "tolerance must be >= 0 or None"),
@@ -327,68 +320,6 @@ def test_refusals(key):
 
 
 @pytest.mark.parametrize("operator", [Hessian(), FixedPoint()], ids=str)
-def carried(state_of_weights, num_steps=80):
-    """ℓ = ½ (w − λ)², and F = ½ m² with m = w of one step before: dF/dλ = λ."""
-    return hg.Problem.with_context(
-        init=lambda key, hp: (jnp.zeros(()), jnp.zeros(())),
-        inner_loss=lambda w, hp, batch, context: (0.5 * (w - hp) ** 2, w),
-        outer_loss=lambda w, hp, batch, context: (
-            0.5 * (context.model_state if state_of_weights else w) ** 2,
-            context.model_state,
-        ),
-        optimizer=lambda hp: optax.sgd(0.5),
-        train=jnp.zeros(1),
-        valid=(),
-        num_steps=num_steps,
-    )
-
-
-def test_an_outer_loss_of_the_model_state_warns(key):
-    """The weights' response is not all of it: the running statistics' is left out."""
-    with pytest.warns(hg.HypergradWarning, match="1 of the outer loss's gradient is"):
-        wrong = hg.hypergrad(carried(True), Implicit())(3.0, key)
-    assert float(wrong) == 0
-    right = hg.hypergrad(carried(True), Implicit(FixedPoint()))(3.0, key)
-    np.testing.assert_allclose(right, 3.0, rtol=1e-12)
-
-
-def test_the_objective_is_the_same_under_every_order_of_transformations(key):
-    """And where it is differentiated outside of jit, it warns."""
-    for has_aux in (False, True):
-        fn = hg.objective(carried(False), Implicit(), has_aux=has_aux)
-        got = jax.grad(jax.jit(fn), has_aux=has_aux)(3.0, key)
-        np.testing.assert_allclose(got[0] if has_aux else got, 3.0, rtol=1e-9)
-    assert not bool(fn(3.0, key)[1].doubtful)
-    with pytest.warns(hg.HypergradWarning, match="training left 0.5"):
-        jax.grad(hg.objective(carried(False, 1), Implicit()))(3.0, key)
-
-
-def test_a_tiny_inner_loss_in_float32_does_not_look_converged(key):
-    """The square of its gradient underflows."""
-    with jax.enable_x64(False):
-        problem = hg.Problem.from_step(
-            start=lambda hp, tick: jnp.zeros(()),
-            step=lambda hp, w, tick: w - 0.5 * (w - hp),
-            outer_at=lambda hp, w, tick: 0.5 * w**2,
-            inner_loss_at=lambda hp, w, tick: 1e-20 * 0.5 * (w - hp) ** 2,
-            num_steps=2,
-        )
-        with pytest.warns(hg.HypergradWarning, match="training left 0.25"):
-            hg.hypergrad(problem, Implicit())(3.0, key)
-
-
-def test_solver_and_outer_loss_draw_from_different_keys(key):
-    class Spy(LinearSolver):
-        def solve_unit(self, matvec, b, weight, key, symmetric):
-            assert key is not None
-            seen.append(jax.random.key_data(key))
-            return b, 0, jnp.inf
-
-    seen = []
-    Implicit(solver=Spy()).estimate(carried(False, 1), jnp.asarray(3.0), (), key)
-    assert not np.array_equal(seen[0], jax.random.key_data(jax.random.fold_in(key, 1)))
-
-
 def test_sixteen_bits_are_refused_rather_than_wrong(operator, key):
     problem = ridge(3, init=lambda key, hp: jnp.zeros(4, jnp.bfloat16))
     with pytest.raises(ValueError, match="is bfloat16.*float32"):

@@ -52,7 +52,7 @@ def solve(solver, a, b, **more):
     return solver.solve(lambda v: a @ v, b, **more)
 
 
-@pytest.mark.parametrize("name", some(SYMMETRIC, "cg", "gmres", "neumann"))
+@pytest.mark.parametrize("name", some(SYMMETRIC, "cg", "neumann"))
 def test_symmetric_systems(name, key):
     a, b = spectrum(np.linspace(1, 20, 8))
     got = solve(SYMMETRIC[name], a, b, key=key)
@@ -208,14 +208,13 @@ def test_trees(key):
 
 
 def test_ill_conditioned():
-    """Κ = 1e6 in float64: CG and GMRES reach it; too few iterations show."""
+    """Κ = 1e6 in float64: CG and GMRES reach it."""
     a, b = spectrum(np.logspace(-6, 0, 8))
     exact = np.linalg.solve(a, b)
     for solver in (CG(tolerance=1e-14), GMRES(tolerance=1e-14)):
         got = solve(solver, a, b)
         error = np.linalg.norm(got.x - exact) / np.linalg.norm(exact)
         assert error < 1e-7, solver
-    assert float(solve(CG(max_iterations=3), a, b).residual) > 1e-3
 
 
 @slow

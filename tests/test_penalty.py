@@ -117,14 +117,20 @@ def _guarded_inner(weights, hparams, batch):
 
 @pytest.mark.parametrize("estimator", [F2SA(0.5), BOME()], ids=["F2SA", "BOME"])
 def test_no_second_derivative_is_formed(estimator, key):
-    """The same numbers from a loss whose second derivative raises."""
-    got = held(estimator, quadratic(20, inner_loss=_guarded_inner), key)
-    plain = held(estimator, quadratic(20), key)
-    assert relative(got.hypergrad, plain.hypergrad) < 1e-12
+    """A loss whose second derivative raises can be traced."""
+
+    def trace(estimator):
+        problem, hparams = quadratic(20, inner_loss=_guarded_inner), {"shift": LAMBDA}
+        return jax.eval_shape(
+            lambda h: estimator.estimate(problem, h, (), key)[0], hparams
+        )
+
+    trace(estimator)
     with pytest.raises(SecondDerivativeError):  # the guard is awake
-        held(SOBA(), quadratic(20, inner_loss=_guarded_inner), key)
+        trace(SOBA())
 
 
+@pytest.mark.slow
 def test_the_rates_are_the_estimators_own(key):
     """The problem's optimiser is not asked: another one changes nothing."""
     for estimator in (F2SA(0.5), BOME()):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hypergrad as hg
@@ -204,6 +205,30 @@ def test_candidates_that_do_not_serve_are_named():
         plan(problem, 2.0, 2**20, candidates=candidates[:1])
 
 
+def test_another_optimiser_than_a_candidate_needs_is_named():
+    problem = ridge(2, optimizer=lambda hp: optax.adam(hp["lr"]))
+    candidates = [hg.Reversible(), hg.Reverse()]
+    found = plan(problem, {"lr": 0.1, "l2": 0.1}, 2**20, candidates=candidates)
+    ((refused, reason),) = found.refused
+    assert refused == hg.Reversible()
+    assert "one velocity a weight" in reason
+
+
+def test_a_loop_of_unknown_length_does_not_look_cheap():
+    """Counted once it would always win."""
+    problem = ridge(400)
+    hparams = {"l2": jnp.asarray(0.1), "lr": jnp.asarray(0.1)}
+    candidates = [hg.Implicit(hg.Hessian(), hg.CG()), hg.Reverse()]
+    found = plan(problem, hparams, 2**20, candidates=candidates)
+    assert found.estimator == hg.Reverse()
+    least = found.table[-1]
+    assert (found.table[0].counted, least.counted) == (True, False)
+    assert least.flops < found.table[0].flops
+    assert f"≥{least.flops:.2e}" in str(found)
+    assert found.within(least.bytes).estimator == least.estimator
+
+
+@pytest.mark.slow
 def test_an_everyday_problem():
     hparams = {"lr": jnp.asarray(0.1), "l2": jnp.full(4, 0.1)}
     candidates = [hg.Reverse(), hg.Reverse(hg.Segments())]

@@ -33,7 +33,7 @@ def expectation(estimator, problem, hparams, key):
 @pytest.mark.parametrize(
     "estimator",
     [
-        RandomlyTruncated(window=1, survival=0.3),
+        pytest.param(RandomlyTruncated(window=1, survival=0.3), marks=pytest.mark.slow),
         RandomlyTruncated(window=3, growth=3, checkpoint=hg.Segments()),
         RandomlyTruncated(window=99, survival=1.0),
     ],
@@ -48,6 +48,7 @@ def test_the_expectation_over_windows_is_the_hypergradient(estimator, key):
     assert relative(mean, reverse) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_expectation_with_batches_and_integers_in_the_state(key):
     """Given the key of the training, the windows alone are random."""
     rate = lambda hp: lambda count: -hp["lr"] / (1 + count)
@@ -86,6 +87,7 @@ def test_start_and_direct_terms_have_their_own_lags(key):
     assert (float(short), float(long)) == (3 * 32, (1 + 2 + 2 * 3) * 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["cubic", "ridge"])
 def test_the_mean_over_keys_is_the_hypergradient(problem, key):
     """Full batches: the key moves nothing but the window."""
@@ -120,6 +122,7 @@ def test_windows_are_drawn_with_their_probabilities(key):
         assert abs(count - 4000 * p) <= 4 * np.sqrt(4000 * p * (1 - p))
 
 
+@pytest.mark.slow
 def test_transformations_agree_with_the_plain_call(key):
     problem, estimator = cubic(5), RandomlyTruncated(window=2)
     fn = hg.value_and_hypergrad(problem, estimator)
@@ -165,6 +168,7 @@ def test_losses_along_the_way_and_second_derivatives_are_refused(key):
         jax.grad(jax.grad(objective))(2.0, key)
 
 
+@pytest.mark.slow
 def test_lowers_for_every_platform(key):
     with jax.enable_x64(False):
         problem, hparams = digits(6, dtype=jnp.float32)

@@ -53,7 +53,7 @@ def test_response_keeps_its_identity_term(mu, key):
 @pytest.mark.parametrize(
     ("estimator", "outer_every"),
     [
-        (RTHO(), None),
+        pytest.param(RTHO(), None, marks=pytest.mark.slow),
         (RTHO(4, chunk=4), 3),
         pytest.param(RTHO(steps_per_update=6), 1, marks=pytest.mark.slow),
         pytest.param(RTHO(chunk=1), 1, marks=pytest.mark.slow),
@@ -130,7 +130,9 @@ def test_real_time_update_is_that_of_the_paper(mu, key):
     np.testing.assert_allclose(got.state.estimator.response.weights, [z], rtol=1e-12)
 
 
-@pytest.mark.parametrize(("window", "outer_every"), [(4, 3), (12, 2)])
+@pytest.mark.parametrize(
+    ("window", "outer_every"), [(4, 3), pytest.param(12, 2, marks=pytest.mark.slow)]
+)
 def test_online_reverse_adds_up_to_the_windowed_derivative(window, outer_every, key):
     problem = ridge(T, batch_size=5, outer_every=outer_every)
     reverse = hg.Reverse(window=window)
@@ -140,6 +142,7 @@ def test_online_reverse_adds_up_to_the_windowed_derivative(window, outer_every, 
     assert relative(got.hypergrad, expected) < 1e-12
 
 
+@pytest.mark.slow
 def test_last_call_of_online_reverse_is_the_window_that_ends_at_the_end(key):
     problem = ridge(T, batch_size=5)
     expected = hg.hypergrad(problem, hg.Reverse(window=4))(HPARAMS, key)

@@ -196,6 +196,7 @@ def test_without_an_arity_all_are_kept():
     assert kept(5, None) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 def test_the_disk_holds_the_tree_only(tmp_path, undisturbed):
     most = 0
 

@@ -63,7 +63,7 @@ def test_with_hparams_held_the_response_is_exact_on_a_quadratic(
 
 @pytest.mark.parametrize(
     "estimator",
-    [DeltaSTN(LINEAR, 0.8), SelfTuning(LINEAR, 0.2, 0.1, sigma=1.0)],
+    [DeltaSTN(LINEAR, 0.8), slow(SelfTuning(LINEAR, 0.2, 0.1, sigma=1.0))],
     ids=["delta", "self-tuning"],
 )
 def test_with_hparams_moving_the_optimum_is_reached(estimator, key):
@@ -201,6 +201,14 @@ def test_response_maps_are_linear_and_start_at_zero(response):
     z = jnp.asarray([1.0, -2.0])
     value, jacobian = run(theta, z)
     assert relative(value, jax.tree.map(lambda j: np.asarray(j) @ z, jacobian)) < 1e-12
+
+
+def test_a_layer_that_starts_at_zero_can_learn_to_respond():
+    """Its second unit alone has weights; both have a derivative in V at V = 0."""
+    response = LayerwiseResponse()
+    theta = response.init(jnp.zeros((3, 2)).at[:, 1].set(2.0), 1)
+    slope = jax.grad(lambda theta: jnp.sum(response(theta, jnp.ones(1))))(theta)
+    np.testing.assert_array_equal(slope.scale, [[3.0, 6.0]])
 
 
 @pytest.mark.parametrize(

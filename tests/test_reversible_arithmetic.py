@@ -10,7 +10,7 @@ from hypergrad.estimators import reversible_arithmetic as exact
 GAMMAS = (1.0, 0.9999, 0.98, 0.8, 0.5, 0.41, 0.3, 0.11)
 
 
-@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("bits", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_multiplication_is_that_of_python_and_is_undone(bits):
     dtype, each, steps, segment = jnp.dtype(f"int{bits}"), 150, 96, 8
     rng = np.random.default_rng(0)
@@ -59,6 +59,7 @@ def test_multiplication_is_that_of_python_and_is_undone(bits):
     np.testing.assert_allclose(used.mean(1) / steps, mean, rtol=0.06, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_rounding_is_unbiased():
     v = jnp.full(20_000, 12_345, jnp.int32)
     n = jnp.full_like(v, round(0.77 * 2**16))

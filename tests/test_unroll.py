@@ -59,16 +59,26 @@ def test_arity_below_two_is_refused():
         KAry(1)
 
 
-@pytest.mark.parametrize("outer_every", [None, 3])
-def test_the_k_ary_tree_equals_full_reverse(outer_every, key):
+@pytest.mark.parametrize(
+    ("outer_every", "arity"),
+    [
+        (None, 3),
+        pytest.param(None, 2, marks=pytest.mark.slow),
+        pytest.param(3, 2, marks=pytest.mark.slow),
+        pytest.param(3, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_the_k_ary_tree_equals_full_reverse(outer_every, arity, key):
     problem = ridge(21, batch_size=5, outer_every=outer_every)
     hparams = {"lr": jnp.linspace(0.05, 0.15, 21), "l2": jnp.linspace(0.1, 0.4, 4)}
-    full = hg.value_and_hypergrad(problem, hg.Reverse(hg.NoCheckpoint()))
-    for checkpoint in (KAry(2), KAry(3)):
-        got = hg.value_and_hypergrad(problem, hg.Reverse(checkpoint))(hparams, key)
-        assert relative(got, full(hparams, key)) < 1e-12
+    full, got = (
+        hg.value_and_hypergrad(problem, hg.Reverse(checkpoint))(hparams, key)
+        for checkpoint in (hg.NoCheckpoint(), KAry(arity))
+    )
+    assert relative(got, full) < 1e-12
 
 
+@pytest.mark.slow
 def test_memory_of_the_k_ary_tree_grows_with_the_logarithm_of_the_steps():
     """XLA's own figures, in states: k · log_k T and a few to work with."""
     width = 4096
@@ -181,3 +191,15 @@ def from_step(start=None, step=None, outer=None):
 def test_wrong_functions_are_named(problem, message, key):
     with pytest.raises(ValueError, match=message):
         hg.value_and_hypergrad(problem, hg.Reverse())(1.0, key)
+
+
+@pytest.mark.parametrize("estimator", [hg.EvolutionStrategies(), hg.UORO()])
+def test_a_step_that_changes_the_state_is_named(estimator, key):
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.ones(2),
+        step=lambda hp, s, tick: (hp * s)[:1],
+        outer_at=lambda hp, s, tick: jnp.sum(s),
+        num_steps=2,
+    )
+    with pytest.raises(ValueError, match="step changes the state's leaf"):
+        hg.estimate(problem, estimator, 2.0, (), key)

@@ -1,6 +1,7 @@
 """`verify` must pass what is right and fail what is wrong."""
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 
@@ -29,13 +30,16 @@ class Wrong(hg.Reverse):
         return Estimate(value, scaled, info), state
 
 
-def test_right_ones_pass(key):
+@pytest.mark.parametrize(
+    "estimator",
+    [hg.Reverse(), pytest.param(hg.Forward(chunk=2), marks=pytest.mark.slow)],
+)
+def test_right_ones_pass(estimator, key):
     hparams = {"lr": 0.1, "l2": jnp.full(4, 0.1)}
-    for estimator in (hg.Reverse(), hg.Forward(chunk=2)):
-        report = hg.verify(ridge(10, batch_size=5), estimator, hparams, key)
-        assert report.ok, str(report)
-        assert report.difference_error < 1e-8
-        assert report.useful_within >= 1e-3
+    report = hg.verify(ridge(10, batch_size=5), estimator, hparams, key)
+    assert report.ok, str(report)
+    assert report.difference_error < 1e-8
+    assert report.useful_within >= 1e-3
 
 
 def test_wrong_ones_fail(key):
@@ -171,6 +175,7 @@ def test_unbiased_noise_agrees_and_its_variance_is_known(key):
     assert "it was made so" in str(report)
 
 
+@pytest.mark.slow
 def test_the_training_is_not_the_estimators_variance(key):
     report = hg.verify(ridge(10, batch_size=2), Noisy(noise=0), HPARAMS, key)
     assert report.ok
@@ -200,6 +205,7 @@ def test_a_wrong_factor_is_found(claims, verdict, key):
     assert ("is biased by" in str(report)) is not claims
 
 
+@pytest.mark.slow
 def test_what_is_right_rarely_fails():
     """Student's t and Bonferroni at few keys: of 15 right ones none fails."""
     problem, noisy = ridge(3), Noisy(noise=0.1)
@@ -208,6 +214,7 @@ def test_what_is_right_rarely_fails():
         assert report.verdict is Verdict.AGREES, str(report)
 
 
+@pytest.mark.slow
 def test_a_window_is_held_against_the_windowed_derivative(key):
     cut = hg.Reverse(window=4, checkpoint=hg.NoCheckpoint())
     report = hg.verify(ridge(10, batch_size=5), cut, HPARAMS, key, num_keys=2)
@@ -227,6 +234,7 @@ def test_a_wrong_window_is_found(key):
     np.testing.assert_allclose(right.norm_ratio, 2 / 3)
 
 
+@pytest.mark.slow
 def test_one_step_and_its_approximations(key):
     """DARTS with the rate of training equals one step; without, it loses all of it."""
     problem = ridge(4, optimizer=lambda hp: optax.sgd(0.1))
@@ -278,6 +286,7 @@ class Smoothed(hg.Estimator):
         return Estimate(plus, slope, hg.Info(end)), state
 
 
+@pytest.mark.slow
 def test_a_smoothed_objective_needs_a_reference(key):
     """F = λ³, so that E F(λ + σε) has the derivative 3 λ² + 3 σ²."""
     report = hg.verify(cubic(3), Smoothed(), 2.0, key, num_keys=64)
@@ -346,6 +355,36 @@ def test_what_cannot_be_verified_is_refused(key):
         hg.verify(cubic(), hg.Value(), 2.0, key)
     with pytest.raises(ValueError, match="num_keys must be >= 2"):
         hg.verify(cubic(), hg.Reverse(window=2), 2.0, key, num_keys=1)
+    with pytest.raises(ValueError, match="num_directions must be >= 1"):
+        hg.verify(cubic(), hg.Reverse(), 2.0, key, num_directions=0)
+
+
+@pytest.mark.parametrize("estimator", [hg.Reverse(), hg.RandomDirections()])
+def test_a_reference_of_another_form_is_refused(estimator, key):
+    """Of equal entries one would stand for all, and wrong names for wrong order."""
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: hp["a"],
+        step=lambda hp, s, tick: hp["a"] * s,
+        outer_at=lambda hp, s, tick: jnp.sum(s),
+        num_steps=1,
+    )
+    hparams = {"a": jnp.full(2, 0.5)}
+    for wrong in ({"a": jnp.ones(1)}, {"b": jnp.ones(2)}, jnp.ones(2)):
+        given = functools.partial(lambda wrong, hparams, key: wrong, wrong)
+        with pytest.raises(ValueError, match="reference must return a hypergradient"):
+            hg.verify(problem, estimator, hparams, key, reference=given)
+
+
+def test_noise_that_is_not_finite_is_data(key):
+    """And no warning of numpy's, which are errors here."""
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.ones(()),
+        step=lambda hp, s, tick: hp * s / 0.0,
+        outer_at=lambda hp, s, tick: s,
+        num_steps=2,
+    )
+    report = hg.verify(problem, hg.RandomDirections(), 0.5, key, num_keys=4)
+    assert report.verdict is Verdict.DISAGREES
 
 
 def test_a_report_is_data(key):

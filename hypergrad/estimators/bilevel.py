@@ -24,10 +24,11 @@ class BilevelEstimator(OnlineEstimator):
 
     Its directions approach dF/dλ while training converges, so that an episode's
     estimate is the last of them. Hyperparameters that move training but not w* (rates,
-    momentum, the start) have derivative zero here. Those that step by their own rule,
-    rather than by the problem's, leave the optimiser's and the model's state alone; no
-    derivative passes through the model's state.
-    After T steps all starts anew: let T be as long as λ is to move.
+    momentum, the start) have derivative zero here, and so has a penalty that is in the
+    optimiser rather than in ℓ (decoupled decay, `proximal_sgd`). Those that step by
+    their own rule, rather than by the problem's, leave the optimiser's and the model's
+    state alone; no derivative passes through the model's state. After T steps all
+    starts anew: let T be as long as λ is to move.
     """
 
     @property

@@ -30,7 +30,7 @@ from hypergrad.estimators.base import (
     Target,
     objective_of_floats,
 )
-from hypergrad.estimators.online_base import OnlineEstimator, run_window
+from hypergrad.estimators.online_base import OnlineEstimator, begin, run_window
 from hypergrad.typing import Key, PyTree
 
 
@@ -107,16 +107,17 @@ class _Evolution(OnlineEstimator):
     def init(self, problem, hparams, key):
         """All particles at s_0 (their own start follows once they are perturbed)."""
         hparams = tree.as_arrays(hparams)
-        mean = problem.start(hparams, key)
-        zero = jnp.zeros((), jnp.int32)
+        progress = begin(problem, hparams, key)
         if not self.persistent:
-            return EvolutionState(zero, key, mean, (), ())
+            return EvolutionState(*progress, (), ())
         _, floats, _ = objective_of_floats(lambda hparams: hparams, hparams)
         vector, _ = tree.ravel(floats)
         n = self.num_particles
-        particles = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), mean)
+        particles = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (n, *x.shape)), progress.inner
+        )
         xi = jnp.zeros((n // 2, vector.size), vector.dtype)
-        return EvolutionState(zero, key, mean, particles, xi)
+        return EvolutionState(*progress, particles, xi)
 
     def advance(self, problem, hparams, state, key):
         """The next window of every particle and of the run at λ."""

@@ -113,13 +113,16 @@ class HeavyBall:
         moved, v = self.step(hparams, zero, zero, t, _Given(jnp.ones_like))
         return gamma, moved / v
 
-    def error(self, hparams: HParams, t) -> Scalar:
-        """‖rule − problem.step‖ / ‖problem.step‖ at a random state and gradient.
+    def error(self, hparams: HParams, t, size=1.0) -> Scalar:
+        """‖rule − problem.step‖ / ‖problem.step‖ at a random gradient and state.
 
-        Infinite where the optimiser's counters do not go from t to t + 1.
+        The numbers of the state are of this size, since a rule may bend at some size
+        only (a clipped update). Infinite where the optimiser's counters do not go from
+        t to t + 1.
         """
         example = _vectors(self.example)[0]
-        w, v = jax.random.normal(jax.random.key(0), (2, *example.shape), example.dtype)
+        shape = (2, *example.shape)
+        w, v = size * jax.random.normal(jax.random.key(0), shape, example.dtype)
         given = _Given(lambda x: jnp.cos(3 * x))
         state = self.problem.step(hparams, self.state(w, v, t), t, self.key, given)
         got = jnp.concatenate(_vectors(state))

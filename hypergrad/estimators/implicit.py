@@ -113,6 +113,9 @@ class Implicit(Estimator):
     tolerance: float | None = None
 
     def __post_init__(self):
+        for name, kind in (("operator", Operator), ("solver", LinearSolver | None)):
+            if not isinstance(got := getattr(self, name), kind):
+                raise ValueError(f"Implicit.{name} must be a value, got {got}")
         if not self.damping >= 0:
             raise ValueError(f"Implicit.damping must be >= 0, got {self.damping}")
         if self.num_batches is not None and self.num_batches < 1:

@@ -101,7 +101,7 @@ class Darts(_LastStep):
     Time:     T inner steps and 4 gradients; one gradient for ξ = 0.
 
     Attributes:
-      rate: ξ >= 0, in the paper the rate of the weights' optimiser.
+      rate: ξ >= 0, in the paper the rate of the weights' optimiser (0.025 at first).
       epsilon: the length of the step between w and w±.
 
     Example:
@@ -117,7 +117,7 @@ class Darts(_LastStep):
       -0.5
     """
 
-    rate: float = 0.0
+    rate: float = 0.025
     epsilon: float = 0.01
 
     def __post_init__(self):

@@ -53,19 +53,24 @@ class LayerwiseResponse(ResponseMap):
     """(Θz)_io = R_io (Vz)_o: each unit's incoming weights R, rescaled by λ together.
 
     Self-tuning networks' structure (MacKay et al. 2019) for leaves of two or more axes,
-    whose last is the units'; R starts at the weights and is trained with V. Vectors and
-    scalars get a full linear map. About twice the weights. What it cannot hold it gets
-    wrong: on a small MLP the cosine to dF/dλ went from 0.999 down to −0.5 with the
-    regime, where `LinearResponse` in `DeltaSTN` gave 0.9999 throughout.
+    whose last is the units'; R starts at the weights (at 1 for a unit whose weights are
+    all zero) and is trained with V. Vectors and scalars get a full linear map. About
+    twice the weights. What it cannot hold it gets wrong: on a small MLP the cosine to
+    dF/dλ went from 0.999 down to −0.5 with the regime, where `LinearResponse` in
+    `DeltaSTN` gave 0.9999 throughout.
     """
 
     def init(self, weights, size):
-        """R = w and V = 0; vectors as in `LinearResponse`."""
+        """R = w (1 for units of zeros) and V = 0; vectors as in `LinearResponse`."""
 
         def leaf(w):
             if w.ndim < 2:
                 return _Vector(jnp.zeros((size, *w.shape), w.dtype))
-            return _Layer(w, jnp.zeros((size, w.shape[-1]), w.dtype))
+            # A unit of zeros would stay without a response: R = V = 0 is a saddle.
+            alive = jnp.any(w != 0, axis=tuple(range(w.ndim - 1)), keepdims=True)
+            return _Layer(
+                jnp.where(alive, w, 1), jnp.zeros((size, w.shape[-1]), w.dtype)
+            )
 
         return jax.tree.map(leaf, weights)
 

@@ -41,7 +41,8 @@ class ReversibleInfo(NamedTuple):
         were not finite; value and hypergradient are then NaN.
       bad_momentum: a momentum lay outside [smallest_momentum, 1].
       stack_full: the bits lost to momentum found no room.
-      rule_error: ‖rule − problem.step‖ / ‖problem.step‖ of one step, see `HeavyBall`.
+      rule_error: the largest ‖rule − problem.step‖ / ‖problem.step‖ of four steps, see
+        `HeavyBall`.
       wrong_rule: whether that is more than rounding.
     """
 
@@ -180,8 +181,14 @@ class Reversible(Estimator):
             lambda x: jnp.where(faults.out_of_range, jnp.nan, x), (value, hypergrad)
         )
         wrong_bits = back.differing_bits(start)
-        ends = jnp.asarray([0, problem.num_steps - 1], jnp.int32)
-        rule_error = jnp.max(jax.vmap(lambda t: ball.error(hparams, t))(ends))
+        end, large = problem.num_steps - 1, 2.0**self.integer_bits
+        probes = (
+            jnp.asarray([0, end, 0, end], jnp.int32),
+            jnp.asarray([1, 1, large, large], ball.dtype),
+        )
+        rule_error = jnp.max(
+            jax.vmap(lambda t, size: ball.error(hparams, t, size))(*probes)
+        )
         wrong_rule = ~(rule_error <= 32 * jnp.finfo(rule_error.dtype).eps)
         full = last.stacks.overflown
         info = ReversibleInfo(

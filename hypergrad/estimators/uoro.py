@@ -13,7 +13,7 @@ from hypergrad.estimators.base import (
     Target,
     objective_of_floats,
 )
-from hypergrad.estimators.online_base import OnlineEstimator
+from hypergrad.estimators.online_base import OnlineEstimator, begin
 from hypergrad.gradients import Mixed, Plain
 from hypergrad.typing import Key, PyTree
 
@@ -87,10 +87,10 @@ class UORO(OnlineEstimator):
         """Z = 0, as x = 0 and y = 0; the first call adds how s_0 depends on λ."""
         hparams = tree.as_arrays(hparams)
         _, floats, _ = objective_of_floats(lambda hparams: hparams, hparams)
-        inner = problem.start(hparams, key)
-        inner_floats, _ = tree.partition(inner)
+        progress = begin(problem, hparams, key)
+        inner_floats, _ = tree.partition(progress.inner)
         zeros = jax.tree.map(jnp.zeros_like, (inner_floats, floats))
-        return UOROState(jnp.zeros((), jnp.int32), key, inner, *zeros)
+        return UOROState(*progress, *zeros)
 
     def advance(self, problem, hparams, state, key):
         """One step, its loss, and x yᵀ moved along."""

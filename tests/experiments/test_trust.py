@@ -102,11 +102,21 @@ def test_rows_of_the_table_of_estimators(tmp_path):
     assert again[0].time == exact.time, "what was measured is kept"
 
 
-def test_an_estimator_that_does_not_apply_is_refused_before_anything_runs(call):
-    result = call("run", "--set", "estimator='StocBiO'")
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"name": "StocBiO"}, "must divide num_steps"),
+        ({"name": "ForwardSharing", "window": 2}, "shares tables"),
+    ],
+)
+def test_an_estimator_that_does_not_apply_is_refused_before_anything_runs(
+    table, reason, call
+):
+    text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    result = call("run", "--set", f"estimator={{{text}}}")
     assert result.exit_code == 2
     assert "does not apply" in result.output
-    assert "must divide num_steps" in result.output
+    assert reason in result.output
 
 
 @pytest.mark.slow
