@@ -25,7 +25,7 @@ from experiments.statistics import band, over_seeds, seed_means
 INK, FAINT = "#222222", "#8a8a8a"
 _WARM = ("#D55E00", "#E69F00", "#A63A00")
 _COOL = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#5B5BA5")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#b8b8b8",
     "axes.grid": True,
@@ -74,7 +74,7 @@ def figures(study: StudyResult, page: Comparison) -> dict[str, Figure]:
         "distributions": lambda: distributions(study),
         "trajectories": lambda: trajectories(study),
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         made = {name: draw() for name, draw in drawn.items()}
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -82,7 +82,7 @@ def figures(study: StudyResult, page: Comparison) -> dict[str, Figure]:
 def as_svg(figure: Figure) -> bytes:
     """The figure as SVG, the same bytes for the same data."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
@@ -90,7 +90,7 @@ def as_svg(figure: Figure) -> bytes:
 def as_png(figure: Figure) -> bytes:
     """The figure as PNG, sharp at the width of a README."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -114,7 +114,7 @@ def schedules(study: StudyResult) -> Figure | None:
     """What the chosen λ says over training: a panel a method, a line a seed."""
     searches = [method for method in study.methods if method.kind != "reference"]
     names = _names(method.seeds[0].schedules for method in searches)
-    if not names:
+    if not names or len(searches) > MAX_PANELS:
         return None
     hues = colors(study)
     known = next((m for m in study.methods if m.kind == "reference"), None)
@@ -213,7 +213,7 @@ def _curves(axes: Axes, study: StudyResult, axis: str, label: str) -> None:
         _log(axes)
     if axis == "seconds" and ends and max(ends) > 10 * min(ends):
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
 
 
 def _dots(axes: Axes, study: StudyResult, page: Comparison) -> None:
@@ -304,7 +304,7 @@ def _legend(figure: Figure, axes: Axes, study: StudyResult) -> None:
             [drawn[title] for title in titles],
             titles,
             loc="outside lower left",
-            ncols=len(titles),
+            ncols=min(len(titles), 6),
         )
 
 
@@ -320,10 +320,10 @@ def _log_if_wide(axes: Axes) -> None:
 
 def _log(axes: Axes) -> None:
     axes.set_yscale("log")
-    _plain_ticks(axes.yaxis)
+    plain_ticks(axes.yaxis)
 
 
-def _plain_ticks(axis: Axis) -> None:
+def plain_ticks(axis: Axis) -> None:
     """0.1 and 20 rather than powers of ten; 1, 2 and 5 of each decade if few fit."""
     low, high = axis.get_view_interval()
     steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)

@@ -172,9 +172,8 @@ class GaussNewton(Operator):
 
     The loss ℓ(w) = L(w, z(w)) with its model z replaced by its linearisation, J =
     ∂z/∂w: A = Jᵀ (∂²L/∂z²) J + ∂²L/∂w² and, where L mixes w and z, their mixed terms;
-    positive semi-definite where L is convex, and
-    equal to the Hessian where the model is linear or fits (Schraudolph 2002). The loss
-    marks z with `hypergrad.outputs`.
+    positive semi-definite where L is convex, and equal to the Hessian where the model
+    is linear or fits (Schraudolph 2002). The loss marks z with `hypergrad.outputs`.
     """
 
     @property
