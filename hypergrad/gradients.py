@@ -13,6 +13,7 @@ mode only; `Plain` leaves everything to JAX and serves every mode.
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +64,21 @@ class Plain(InnerGradient):
     def __call__(self, loss, weights, hparams, aux, constants, /):
         """`jax.grad`."""
         return jax.grad(loss, has_aux=True)(weights, hparams, aux, constants)
+
+
+@dataclass(frozen=True)
+class Given(InnerGradient):
+    """Any function of each leaf in the place of the gradient: what does the rest do?
+
+    Attributes:
+      fn: from a leaf of the weights to that of the "gradient".
+    """
+
+    fn: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, loss, weights, hparams, aux, constants, /):
+        """`fn`, leaf by leaf."""
+        return jax.tree.map(self.fn, weights), aux
 
 
 @dataclass(frozen=True)

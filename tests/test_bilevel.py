@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hypergrad as hg
@@ -146,3 +147,29 @@ def test_cross_validation_is_the_mean_over_folds(key):
     expected = np.mean([part.hypergrad(LAMBDA) for part in parts], axis=0)
     found = held(SOBA(0.3), folds(400, 3), key).hypergrad["shift"]
     assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("start", [jnp.zeros, jnp.ones])
+def test_a_penalty_in_the_optimiser_is_not_silently_left_out(start, key):
+    """Its minimum is not that of the inner loss, and dF/d decay would be 0."""
+
+    def problem(optimizer):
+        return hg.Problem(
+            init=lambda key, hp: start(3),
+            inner_loss=lambda w, hp, batch: 0.5 * jnp.sum((w - batch) ** 2),
+            outer_loss=lambda w, hp, batch: 0.5 * jnp.sum(w**2),
+            optimizer=optimizer,
+            train=jnp.ones(3),
+            valid=jnp.ones(3),
+            num_steps=10,
+        )
+
+    hidden = problem(
+        lambda hp: optax.chain(optax.add_decayed_weights(hp["l2"]), optax.sgd(0.1))
+    )
+    plain = problem(lambda hp: optax.sgd(0.1, momentum=0.9))
+    with pytest.warns(hg.HypergradWarning, match="put that into inner_loss"):
+        hg.estimate(hidden, hg.SOBA(), {"l2": 0.5}, (), key)
+    for estimator in (hg.SOBA(), hg.DeltaSTN()):
+        result, _ = hg.estimate(plain, estimator, {"l2": 0.5}, (), key)
+        assert not bool(result.info.doubtful)

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.estimators.base import objective_of_floats
 from hypergrad.estimators.online_base import OnlineEstimator
+from hypergrad.gradients import Given
 from hypergrad.linear_solvers.base import refuse_sixteen_bits
 from hypergrad.problem import Problem
+from hypergrad.training import Folds, Training
 from hypergrad.typing import HParams, Key, PyTree, Scalar, Weights
 
 
@@ -25,7 +27,8 @@ class BilevelEstimator(OnlineEstimator):
     Its directions approach dF/dλ while training converges, so that an episode's
     estimate is the last of them. Hyperparameters that move training but not w* (rates,
     momentum, the start) have derivative zero here, and so has a penalty that is in the
-    optimiser rather than in ℓ (decoupled decay, `proximal_sgd`). Those that step by
+    optimiser rather than in ℓ (decoupled decay, `proximal_sgd`), which makes the
+    estimate doubtful. Those that step by
     their own rule, rather than by the problem's, leave the optimiser's and the model's
     state alone; no derivative passes through the model's state. After T steps all
     starts anew: let T be as long as λ is to move.
@@ -50,6 +53,38 @@ class BilevelEstimator(OnlineEstimator):
                 "solution: leave outer_every out, or use Reverse()"
             )
         return super().applies(problem)
+
+    def estimate(self, problem, hparams, state, key):
+        """Doubtful, too, where ℓ is not all that the optimiser minimises."""
+        result, state = super().estimate(problem, hparams, state, key)
+        hidden = moves_without_gradient(problem, hparams, key)
+        info = result.info._replace(doubtful=result.info.doubtful | hidden)
+        return result._replace(info=info), state
+
+    def doubt(self, info):
+        """What beside the gradient moves the weights."""
+        return f"{self}: {HIDDEN}" if bool(info.doubtful) else None
+
+
+HIDDEN = (
+    "the optimiser moves weights where the gradient of inner_loss is zero (decoupled "
+    "weight decay, a proximal step), which the minimum of inner_loss does not know: "
+    "put that into inner_loss, or use Reverse()"
+)
+
+
+def moves_without_gradient(problem: Problem, hparams: HParams, key: Key) -> jax.Array:
+    """Whether a first step with the gradient 0 changes w_0 (or 1, where w_0 = 0)."""
+    if not isinstance(problem.dynamics, Training | Folds):
+        return jnp.asarray(False)  # Plain steps do not say which part is a gradient.
+    start = problem.start(hparams, key)
+    before = problem.weights(start)
+    empty = tree.norm(before) == 0
+    before = jax.tree.map(lambda w: jnp.where(empty, jnp.ones_like(w), w), before)
+    state = problem.replace_weights(start, before)
+    state = problem.step(hparams, state, 0, key, Given(jnp.zeros_like))
+    moved = tree.norm(tree.axpy(-1, before, problem.weights(state)))
+    return moved > 8 * jnp.finfo(moved.dtype).eps * tree.norm(before)
 
 
 @dataclass(frozen=True)

@@ -5,28 +5,16 @@ decay enter, is the optimiser's affair: `problem.step` is asked at gradients and
 chosen so that its answer is γ, β or G, and asked again to confirm the rule.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from hypergrad import tree
-from hypergrad.gradients import InnerGradient, Plain
+from hypergrad.gradients import Given, InnerGradient, Plain
 from hypergrad.problem import Problem
 from hypergrad.training import InnerState
-from hypergrad.typing import HParams, Key, PyTree, Scalar, Weights
-
-
-@dataclass(frozen=True)
-class _Given(InnerGradient):
-    """A function of the weights in the place of the gradient."""
-
-    fn: Callable[[Weights], Weights]
-
-    def __call__(self, loss, weights, hparams, aux, constants, /):
-        """`fn`, leaf by leaf."""
-        return jax.tree.map(self.fn, weights), aux
+from hypergrad.typing import HParams, Key, PyTree, Scalar
 
 
 @dataclass(frozen=True)
@@ -108,9 +96,9 @@ class HeavyBall:
         zero = jnp.zeros_like(_vectors(self.example)[0])
         one = jnp.ones_like(zero)
         # Too small to add to γ; at 0 itself clipping by a norm has no derivative.
-        tiny = _Given(lambda x: jnp.full_like(x, jnp.finfo(x.dtype).eps ** 2))
+        tiny = Given(lambda x: jnp.full_like(x, jnp.finfo(x.dtype).eps ** 2))
         _, gamma = self.step(hparams, zero, one, t, tiny)
-        moved, v = self.step(hparams, zero, zero, t, _Given(jnp.ones_like))
+        moved, v = self.step(hparams, zero, zero, t, Given(jnp.ones_like))
         return gamma, moved / v
 
     def error(self, hparams: HParams, t, size=1.0) -> Scalar:
@@ -123,7 +111,7 @@ class HeavyBall:
         example = _vectors(self.example)[0]
         shape = (2, *example.shape)
         w, v = size * jax.random.normal(jax.random.key(0), shape, example.dtype)
-        given = _Given(lambda x: jnp.cos(3 * x))
+        given = Given(lambda x: jnp.cos(3 * x))
         state = self.problem.step(hparams, self.state(w, v, t), t, self.key, given)
         got = jnp.concatenate(_vectors(state))
         gamma, beta = self.factors(hparams, t)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.estimators.base import Estimate
 from hypergrad.estimators.bilevel import (
+    HIDDEN,
     AdjointInfo,
     BilevelEstimator,
     Losses,
@@ -53,13 +54,14 @@ class _SingleLoop(BilevelEstimator):
         return 1
 
     def doubt(self, info):
-        """The adjoint's residual, where it is large."""
+        """The adjoint's residual, or what else may be the reason."""
         if not bool(info.doubtful):
             return None
         return (
-            f"{self}: the adjoint's residual was more than {_DIVERGING:g} times its "
+            f"{self}: the adjoint's residual may be more than {_DIVERGING:g} times its "
             f"right-hand side (last: {float(info.residual):.3g}). Lower adjoint_rate: "
-            "it must stay below 2 / (largest curvature of the inner loss)"
+            "it must stay below 2 / (largest curvature of the inner loss). If that is "
+            f"no reason: {HIDDEN}"
         )
 
     def _adjoint_step(self, v, hessian_v, df_dw):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.estimators.base import Estimate
 from hypergrad.estimators.bilevel import (
+    HIDDEN,
     AdjointInfo,
     BilevelEstimator,
     Losses,
@@ -110,5 +111,6 @@ class StocBiO(BilevelEstimator):
         return (
             f"{self}: the Neumann series grew (last residual: {residual:.3g} "
             "of its first term). Lower neumann_rate: it must stay below 2 / (largest "
-            "curvature of the inner loss on any batch)"
+            "curvature of the inner loss on any batch). If it did not grow: "
+            f"{HIDDEN}"
         )
