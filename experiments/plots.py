@@ -97,7 +97,7 @@ def as_png(figure: Figure) -> bytes:
 
 def summary(study: StudyResult, page: Comparison) -> Figure:
     """Best-so-far F against cost and against time, and the metric on test."""
-    figure = Figure(figsize=(11.0, 3.7))
+    figure = Figure(figsize=(11.0, max(3.7, 0.26 * len(study.methods))))
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
     _curves(left, study, "cost", "inner-training equivalents")
     _curves(middle, study, "seconds", "seconds, compilation apart")
@@ -106,7 +106,8 @@ def summary(study: StudyResult, page: Comparison) -> Figure:
     middle.set_ylim(left.get_ylim())
     left.set_ylabel("validation loss F")
     _dots(right, study, page)
-    _legend(figure, left, study)
+    if len(study.methods) <= MAX_PANELS:  # More colours nobody tells apart.
+        _legend(figure, left, study)
     return figure
 
 
