@@ -200,10 +200,10 @@ def _execute(
     folder = runs / experiment.config.name / mode
     make_folder(folder)  # Before hours of work, not after.
     with progress(terminal.console(stderr=True)) as report:
+        comparison = engine.run_experiment(experiment, runs, resume, report)
         if mode == "ablate" and trust.compares_estimators(experiment):
             found = trust.estimators(experiment, 16, runs, report)
             trust.keep(runs, experiment, estimators=found)
-        comparison = engine.run_experiment(experiment, runs, resume, report)
     known = trust.remembered(runs, experiment)
     comparison = comparison.model_copy(update={"trust": known})
     page = write_report(folder, comparison)

@@ -92,7 +92,8 @@ def run_experiment(
 def _refuse_what_does_not_apply(experiment: Experiment) -> None:
     """A `ConfigError` before anything has run, rather than in the middle."""
     faults = []
-    for cell in experiment.cells:
+    # Cells that train alike are refused alike.
+    for cell in {c.training: c for c in experiment.cells if c.estimator}.values():
         reason = refusal(cell, experiment.config.seeds[0])
         if reason is not None:
             message = f"{brief(cell.estimator)} does not apply to the task: {reason}"

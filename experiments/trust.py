@@ -6,8 +6,8 @@ one training.
 """
 
 import dataclasses
+import functools
 import math
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import jax
 import hypergrad as hg
 from experiments.cells import Cell, Experiment
 from experiments.files import StoreError, make_folder, read_json, write_json
-from experiments.programs import timed
 from experiments.progress import Report
 from experiments.refusals import refusal
 from experiments.results import EstimatorRow, Trust
@@ -25,6 +24,7 @@ from experiments.store import measured_once
 from experiments.terminal import brief
 from hypergrad import tree
 from hypergrad.agreement import agreement
+from hypergrad.runner import median_time_ratio
 
 ROUNDS = 7  # of timing, the estimate and the plain training in turn
 PRECISION = 0.05  # standard error at which a mean over keys says "no bias"
@@ -138,13 +138,10 @@ def _costs(problem, estimator, hparams, key) -> tuple[float, float]:
         return jax.jit(fn).lower(problem, hparams, key).compile()
 
     programs = compiled(estimator), compiled(hg.Value())
-    rounds = [
-        [timed(program, problem, hparams, key)[1] for program in programs]
-        for _ in range(ROUNDS)
-    ]
-    ours, plain = (statistics.median(times) for times in zip(*rounds, strict=True))
+    calls = [functools.partial(run, problem, hparams, key) for run in programs]
+    time = median_time_ratio(*calls, repeats=ROUNDS)
     ours_bytes, plain_bytes = map(_temporary_bytes, programs)
-    return ours / plain, ours_bytes / plain_bytes
+    return time, ours_bytes / plain_bytes
 
 
 def _temporary_bytes(program: Any) -> float:

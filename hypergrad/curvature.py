@@ -93,10 +93,9 @@ class Operator(ABC):
                 return jax.tree.map(lambda a, b: a + b / num_batches, total, term)
 
             first = jnp.int32(problem.num_steps)
-            like = jax.eval_shape(
+            zero = tree.zeros_of(
                 lambda t: fn(self.linearise(problem, point._replace(t=t))), first
             )
-            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
             return loop(add, zero, num_batches, first=first)
 
         return Linearised(
@@ -246,9 +245,3 @@ class FixedPoint(Operator):
             return of_x, jax.tree.map(lambda a: -a, of_hparams)
 
         return Linearised(jax.tree.map(lambda a, b: a - b, point.x, after), pull)
-
-
-OPERATORS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (Hessian, GaussNewton, FixedPoint)
-}
-"""Every operator by name, for configs."""

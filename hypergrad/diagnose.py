@@ -15,13 +15,17 @@ import numpy as np
 
 from hypergrad import tree
 from hypergrad.advice import USEFUL_STEP, Diagnosis
+from hypergrad.agreement import flat
+from hypergrad.curvature import Hessian, Point
 from hypergrad.estimators.base import objective_of_floats
+from hypergrad.estimators.bilevel import relative_norm
 from hypergrad.estimators.reverse import Reverse
 from hypergrad.growth import grow
 from hypergrad.linear_solvers import CG
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, Scalar
 from hypergrad.unroll import Segments, unroll
+from hypergrad.verify import useful_within
 
 _STEP_SIZES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 _DIRECTIONS = 4
@@ -108,7 +112,7 @@ def _summary(problem, horizons, runs, predicted, actual, iterations) -> Diagnosi
         step_sizes=_STEP_SIZES,
         prediction_errors=errors,
         correlations=correlations,
-        useful_within=_useful_within(errors),
+        useful_within=useful_within(_STEP_SIZES, [error <= 0.1 for error in errors]),
         stationarity=_mean(runs.stationarity),
         solve_residual=_worst(runs.residual, max),
         curvature=_worst(runs.curvature, min),
@@ -137,8 +141,7 @@ def _measure(solver, problem, hparams, keys, horizons) -> _Run:
         def stopped(horizon):
             shorter = _stopped_after(problem, horizon)
             result, _ = Reverse(Segments()).estimate(shorter, hparams, (), key)
-            hypergrad, _ = tree.partition_tangent(result.hypergrad)
-            return result.value, tree.ravel(hypergrad)[0]
+            return result.value, flat(result.hypergrad)
 
         values, hypergrads = jax.lax.map(stopped, horizons)
         inner = (None, None, None)
@@ -181,29 +184,23 @@ def _stopped_after(problem: Problem, horizon) -> Problem:
 
 def _inner(solver, problem, hparams, start, end, key):
     """(‖∇ℓ(w_T)‖ / ‖∇ℓ(w_0)‖, residual, curvature) of (∇²ℓ) v = ∇outer at w_T."""
+    whole, floats, _ = objective_of_floats(lambda hparams: hparams, hparams)
+    hessian = Hessian()
 
-    def gradient(state):
-        floats, others = tree.partition(problem.weights(state))
+    def equation(x, rebuild):
+        return hessian.linearise(problem, Point(floats, whole, x, rebuild, None, key))
 
-        def loss(floats):
-            moved = problem.replace_weights(state, tree.combine(floats, others))
-            return problem.inner_loss(hparams, moved, key)
+    weights, rebuild = hessian.unknowns(problem, end)
+    before, after = (
+        equation(*hessian.unknowns(problem, start)),
+        equation(weights, rebuild),
+    )
 
-        def outer(floats):
-            moved = problem.replace_weights(state, tree.combine(floats, others))
-            return problem.outer(hparams, moved, problem.num_steps, key)
+    def outer(weights):
+        return problem.outer(hparams, rebuild(weights), problem.num_steps, key)
 
-        return floats, jax.grad(loss), jax.grad(outer)
-
-    weights, slope, outer_slope = gradient(end)
-    first, first_slope, _ = gradient(start)
-    before, after = tree.norm(first_slope(first)), tree.norm(slope(weights))
-    ratio = after / jnp.where(before == 0, 1.0, before)
-
-    def hessian(v):
-        return jax.jvp(slope, (weights,), (v,))[1]
-
-    solution = solver.solve(hessian, outer_slope(weights))
+    solution = solver.solve(lambda v: after.pull(v)[0], jax.grad(outer)(weights))
+    ratio = relative_norm(after.residual, before.residual)
     return ratio, solution.residual, solution.curvature
 
 
@@ -243,20 +240,6 @@ def _prediction(predicted, actual):
         errors.append(float(gap / size if size else gap > 0) if finite else np.inf)
         correlations.append(float(p @ a / scale) if finite and scale else 0.0)
     return tuple(errors), tuple(correlations)
-
-
-def _useful_within(errors) -> float:
-    """From small steps upwards, the last before the error exceeds 10%.
-
-    The smallest steps of all may fail by rounding; they are passed over.
-    """
-    useful = 0.0
-    for h, error in reversed(list(zip(_STEP_SIZES, errors, strict=True))):
-        if error <= 0.1:
-            useful = h
-        elif useful:
-            break
-    return useful
 
 
 def _late_slope(curve) -> float:

@@ -125,7 +125,3 @@ def _mixed_backward(loss, residuals, cotangents):
 
 
 _mixed.defvjp(_mixed_forward, _mixed_backward)
-
-
-GRADIENTS: dict[str, type] = {cls.__name__: cls for cls in (Plain, Mixed)}
-"""Every inner gradient by name, for configs."""

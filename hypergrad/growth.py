@@ -65,6 +65,6 @@ def grow(
 
 def _unit(u: PyTree):
     """(u / ‖u‖, ‖u‖), zero staying zero."""
-    norm = jnp.linalg.norm(tree.ravel(u)[0])
+    norm = tree.norm(u)
     scale = jnp.where(norm == 0, 1.0, norm)
     return jax.tree.map(lambda x: (x / scale).astype(x.dtype), u), norm

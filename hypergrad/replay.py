@@ -25,7 +25,7 @@ from hypergrad.estimators.sweep import pull_start, pull_window, zeros_like_float
 from hypergrad.gradients import InnerGradient, Mixed
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar
-from hypergrad.unroll import Checkpoint, EveryStep, check_step
+from hypergrad.unroll import Checkpoint, EveryStep, check_step, zero_outer
 
 Tree = TypeVar("Tree")
 
@@ -176,8 +176,7 @@ class _Backward(NamedTuple):
 @jax.jit
 def _start(problem, hparams, key):
     state = problem.start(hparams, key)
-    shape = jax.eval_shape(lambda s: problem.outer(hparams, s, 0, key), state)
-    return _Forward(state, jnp.zeros((), shape.dtype))
+    return _Forward(state, zero_outer(problem, hparams, state, key))
 
 
 @functools.partial(jax.jit, static_argnums=0)

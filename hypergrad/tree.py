@@ -78,6 +78,12 @@ def partition_tangent(tree: PyTree) -> tuple[PyTree, PyTree]:
     )
 
 
+def zeros_of(fn, *args) -> PyTree:
+    """Zeros like the result of `fn(*args)`, which is traced and not run."""
+    shapes = jax.eval_shape(fn, *args)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
 def axpy(alpha, x: PyTree, y: PyTree) -> PyTree:
     """Alpha · x + y."""
     return jax.tree.map(lambda xi, yi: alpha * xi + yi, x, y)

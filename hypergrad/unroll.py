@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from hypergrad import tree
 from hypergrad.gradients import InnerGradient, Plain
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar
@@ -237,7 +238,7 @@ def unroll(
             value = add_outer(problem, hparams, state, value, t + 1, key)
         return state, value
 
-    zero = jnp.zeros((), _outer_dtype(problem, hparams, state, key))
+    zero = zero_outer(problem, hparams, state, key)
     if window is None or window >= end:
         carry = loop(advance, (state, zero), end, checkpoint=checkpoint)
     elif every is None:
@@ -288,9 +289,17 @@ def add_outer(
     )
 
 
-def _outer_dtype(problem, hparams, state, key):
-    shape = jax.eval_shape(lambda h, s: problem.outer(h, s, 0, key), hparams, state)
-    return shape.dtype
+def outer_term(problem: Problem, hparams: HParams, state: PyTree, t, key: Key):
+    """outer_t(λ, s_t), 0 where `outer_every` passes t over; any t without it."""
+    if problem.outer_every is None:
+        return problem.outer(hparams, state, t, key)
+    zero = zero_outer(problem, hparams, state, key)
+    return add_outer(problem, hparams, state, zero, t, key)
+
+
+def zero_outer(problem: Problem, hparams: HParams, state: PyTree, key: Key) -> Scalar:
+    """0 in the type of the outer loss: what `add_outer` starts from."""
+    return tree.zeros_of(lambda h, s: problem.outer(h, s, 0, key), hparams, state)
 
 
 def check_step(

@@ -224,7 +224,9 @@ def _verification(
         difference_errors=tuple(errors),
         dtype=dtype,
         tolerance=max(tolerance, 1e3 * float(jnp.finfo(dtype).eps)),
-        useful_within=_useful_within(steps, slopes, sweep),
+        useful_within=useful_within(
+            steps, [_predicts(slopes, found) for found in sweep]
+        ),
         reference_error=reference_error,
     )
 
@@ -235,19 +237,28 @@ def _largest_gap(slopes, others) -> float:
     return max(gap if math.isfinite(gap) else math.inf for gap in gaps)
 
 
-def _useful_within(steps, slopes, sweep) -> float:
-    """From small steps upwards, the last before slopes fail to predict to 10%.
+def useful_within(steps, predicts) -> float:
+    """From small steps upwards, the last before the slope fails to predict; or 0.
 
     The smallest steps of all may fail by rounding; they are passed over.
+
+    Args:
+      steps: step sizes, decreasing.
+      predicts: for each, whether the slope predicts F there.
     """
     useful = 0.0
-    for h, found in reversed(list(zip(steps, sweep, strict=True))):
-        pairs = zip(slopes, found, strict=True)
-        if all(abs(a - b) <= 0.1 * abs(b) < math.inf for a, b in pairs):
+    for h, does in reversed(list(zip(steps, predicts, strict=True))):
+        if does:
             useful = h
         elif useful:
             break
     return useful
+
+
+def _predicts(slopes, found) -> bool:
+    """Whether all slopes are those found, to 10%."""
+    pairs = zip(slopes, found, strict=True)
+    return all(abs(a - b) <= 0.1 * abs(b) < math.inf for a, b in pairs)
 
 
 def _coarsest(problem, hparams, key) -> str:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from hypergrad import tree
 from hypergrad.estimators.base import objective_of_floats
 from hypergrad.estimators.online_base import OnlineEstimator
-from hypergrad.gradients import Given
 from hypergrad.linear_solvers.base import refuse_sixteen_bits
 from hypergrad.problem import Problem
 from hypergrad.training import Folds, Training
@@ -57,7 +57,8 @@ class BilevelEstimator(OnlineEstimator):
     def estimate(self, problem, hparams, state, key):
         """Doubtful, too, where ℓ is not all that the optimiser minimises."""
         result, state = super().estimate(problem, hparams, state, key)
-        hidden = moves_without_gradient(problem, hparams, key)
+        weights = problem.weights(result.info.state)
+        hidden = moves_without_gradient(problem, hparams, weights)
         info = result.info._replace(doubtful=result.info.doubtful | hidden)
         return result._replace(info=info), state
 
@@ -73,18 +74,19 @@ HIDDEN = (
 )
 
 
-def moves_without_gradient(problem: Problem, hparams: HParams, key: Key) -> jax.Array:
-    """Whether a first step with the gradient 0 changes w_0 (or 1, where w_0 = 0)."""
-    if not isinstance(problem.dynamics, Training | Folds):
-        return jnp.asarray(False)  # Plain steps do not say which part is a gradient.
-    start = problem.start(hparams, key)
-    before = problem.weights(start)
-    empty = tree.norm(before) == 0
-    before = jax.tree.map(lambda w: jnp.where(empty, jnp.ones_like(w), w), before)
-    state = problem.replace_weights(start, before)
-    state = problem.step(hparams, state, 0, key, Given(jnp.zeros_like))
-    moved = tree.norm(tree.axpy(-1, before, problem.weights(state)))
-    return moved > 8 * jnp.finfo(moved.dtype).eps * tree.norm(before)
+def moves_without_gradient(
+    problem: Problem, hparams: HParams, weights: Weights
+) -> jax.Array:
+    """Whether the optimiser's first update of weights 1 is not 0 for the gradient 0."""
+    match problem.dynamics:
+        case Folds(training=training) | (Training() as training):
+            ones = jax.tree.map(jnp.ones_like, weights)
+            rest = jax.tree.map(jnp.zeros_like, weights)
+            tx = optax.with_extra_args_support(training.optimizer(hparams))
+            updates, _ = tx.update(rest, tx.init(ones), ones, value=jnp.zeros(()))
+            moved = tree.norm(updates)
+            return moved > 8 * jnp.finfo(moved.dtype).eps * tree.norm(ones)
+    return jnp.asarray(False)  # Plain steps do not say which part is a gradient.
 
 
 @dataclass(frozen=True)

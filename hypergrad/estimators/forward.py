@@ -95,9 +95,9 @@ def map_basis(column, vector, chunk: int | None):
         slopes, value, end = batched(basis)
         return (value, end), slopes
 
-    shapes = jax.eval_shape(lambda: one_chunk(None, 0)[0])
-    carry = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (value, end), slopes = jax.lax.scan(
-        one_chunk, carry, jnp.arange(num_chunks, dtype=jnp.int32) * chunk
+        one_chunk,
+        tree.zeros_of(lambda: one_chunk(None, 0)[0]),
+        jnp.arange(num_chunks, dtype=jnp.int32) * chunk,
     )
     return value, slopes.reshape(-1)[:d].astype(vector.dtype), end

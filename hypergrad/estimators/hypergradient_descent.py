@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from hypergrad import tree
 from hypergrad.estimators.base import Estimate, Info, objective_of_floats
-from hypergrad.estimators.online_base import OnlineEstimator, Progress, begin
+from hypergrad.estimators.online_base import OnlineEstimator, Progress
 from hypergrad.gradients import Mixed
 from hypergrad.problem import Problem
-from hypergrad.typing import HParams, Scalar
+from hypergrad.typing import HParams
+from hypergrad.unroll import outer_term
 
 
 class Rule(ABC):
@@ -93,10 +94,6 @@ class Multiplicative(Rule):
         return restore(slope), Progress(t + 1, key, state)
 
 
-RULES: dict[str, type] = {cls.__name__: cls for cls in (Additive, Multiplicative)}
-"""Both by name, for configs."""
-
-
 @dataclass(frozen=True)
 class HypergradientDescent(OnlineEstimator):
     """h = ⟨∇ℓ(w_{t+1}; batch_{t+1}), ∂w_{t+1}/∂λ⟩, where w_t counts as a constant.
@@ -136,11 +133,6 @@ class HypergradientDescent(OnlineEstimator):
 
     rule: Rule = Additive()
 
-    def steps(self, problem):
-        """One."""
-        del problem
-        return 1
-
     def applies(self, problem):
         """It needs the loss that the steps minimise."""
         if not problem.has_inner_loss:
@@ -150,24 +142,9 @@ class HypergradientDescent(OnlineEstimator):
             )
         return super().applies(problem)
 
-    def init(self, problem, hparams, key):
-        """s_0."""
-        return begin(problem, hparams, key)
-
     def advance(self, problem, hparams, state, key):
         """One step, and its λ judged by the next batch."""
         del key
         hypergrad, state = self.rule.hypergrad(problem, hparams, state)
-        value = outer_after(problem, hparams, state)
+        value = outer_term(problem, hparams, state.inner, state.t, state.key)
         return Estimate(value, hypergrad, Info(state.inner)), state
-
-
-def outer_after(problem: Problem, hparams: HParams, progress: Progress) -> Scalar:
-    """The outer loss of the step just done; 0 where `outer_every` passes it over."""
-    t, key, inner = progress
-    value = lambda: problem.outer(hparams, inner, t, key)
-    every = problem.outer_every
-    if every is None or every == 1:
-        return value()
-    zero = jnp.zeros((), jax.eval_shape(value).dtype)
-    return jax.lax.cond(t % every == 0, value, lambda: zero)

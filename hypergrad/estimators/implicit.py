@@ -154,12 +154,11 @@ class Implicit(Estimator):
 
     def init(self, problem, hparams, key):
         """The adjoint 0: the first solve is a cold one."""
-        shapes = jax.eval_shape(
-            lambda h: self.operator.unknowns(problem, problem.start(h, key))[0],
-            tree.as_arrays(hparams),
-        )
         return ImplicitState(
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            tree.zeros_of(
+                lambda h: self.operator.unknowns(problem, problem.start(h, key))[0],
+                tree.as_arrays(hparams),
+            )
         )
 
     def estimate(self, problem, hparams, state, key):

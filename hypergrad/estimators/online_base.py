@@ -11,7 +11,14 @@ from hypergrad.estimators.base import Estimate, Estimator, Target, estimator_key
 from hypergrad.gradients import InnerGradient, Plain
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar
-from hypergrad.unroll import Checkpoint, NoCheckpoint, add_outer, check_step, loop
+from hypergrad.unroll import (
+    Checkpoint,
+    NoCheckpoint,
+    add_outer,
+    check_step,
+    loop,
+    zero_outer,
+)
 
 
 class Progress(NamedTuple):
@@ -52,13 +59,14 @@ class OnlineEstimator(Estimator):
         """
         return True
 
-    @abstractmethod
     def steps(self, problem: Problem) -> int:
-        """K, the inner steps of one call."""
+        """K, the inner steps of one call; one, unless an estimator says otherwise."""
+        del problem
+        return 1
 
-    @abstractmethod
     def init(self, problem: Problem, hparams: HParams, key: Key) -> Any:
-        """The state at t = 0 of the training with this key."""
+        """The state at t = 0 of the training with this key; s_0, if nothing more."""
+        return begin(problem, hparams, key)
 
     @abstractmethod
     def advance(
@@ -105,8 +113,7 @@ class OnlineEstimator(Estimator):
             inexact, others = tree.partition_tangent(hypergrad)
             return state, (value, inexact, info._asdict()), (others, type(info))
 
-        shapes = jax.eval_shape(lambda s: call(s, 0)[1], state)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros = tree.zeros_of(lambda s: call(s, 0)[1], state)
         static = []
 
         def body(carry, i):
@@ -157,13 +164,10 @@ def run_window(
       `(loss, s_{t+K})`; with `outer_every` the loss is the sum of those that fall in.
     """
     every, end = problem.outer_every, t + num_steps
+    zero = zero_outer(problem, hparams, state, key)
 
     def outer(state, t):
         return problem.outer(hparams, state, t, key)
-
-    def zero(state):
-        shape = jax.eval_shape(lambda s: outer(s, end), state)
-        return jnp.zeros((), shape.dtype)
 
     if every is None:
 
@@ -174,7 +178,7 @@ def run_window(
         if end_loss:
             return outer(state, end), state
         reached = end >= problem.num_steps
-        value = jax.lax.cond(reached, lambda: outer(state, end), lambda: zero(state))
+        value = jax.lax.cond(reached, lambda: outer(state, end), lambda: zero)
         return value, state
 
     def advance(carry, t):
@@ -182,7 +186,5 @@ def run_window(
         state = problem.step(hparams, state, t, key, gradient)
         return state, add_outer(problem, hparams, state, value, t + 1, key)
 
-    carry = loop(
-        advance, (state, zero(state)), num_steps, checkpoint=checkpoint, first=t
-    )
+    carry = loop(advance, (state, zero), num_steps, checkpoint=checkpoint, first=t)
     return carry[1], carry[0]

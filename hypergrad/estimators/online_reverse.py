@@ -8,7 +8,6 @@ from hypergrad.estimators.base import Estimate, Info, objective_of_floats
 from hypergrad.estimators.online_base import (
     OnlineEstimator,
     Progress,
-    begin,
     run_window,
 )
 from hypergrad.gradients import InnerGradient, Mixed
@@ -63,10 +62,6 @@ class OnlineReverse(OnlineEstimator):
         """`window`."""
         del problem
         return self.window
-
-    def init(self, problem, hparams, key):
-        """s_0."""
-        return begin(problem, hparams, key)
 
     def advance(self, problem, hparams, state, key):
         """K steps forward, one sweep back."""

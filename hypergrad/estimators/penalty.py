@@ -186,10 +186,6 @@ class BOME(BilevelEstimator):
         """K."""
         return self.inner_steps
 
-    def init(self, problem, hparams, key):
-        """The start of training."""
-        return begin(problem, hparams, key)
-
     def advance(self, problem, hparams, state, key):
         """K steps for the value function, one of the weights."""
         del key  # the batches are those of training

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -58,10 +57,6 @@ class Rademacher(Directions):
     def fourth_moment(self):
         """1."""
         return 1.0
-
-
-DIRECTIONS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Rademacher, Gaussian)}
-"""Every distribution of directions by name, for configs."""
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,7 @@ class RealTime(OnlineEstimator):
                 )
             return moved, total
 
-        shapes = jax.eval_shape(outer, inner, response, t)
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        carry = ((inner, response), zero)
+        carry = ((inner, response), tree.zeros_of(outer, inner, response, t))
         moved, total = loop(advance, carry, self.steps_per_update, first=t)
         value, slope = outer(*moved, end) if every is None else total
         estimate = Estimate(value, restore(slope), Info(moved[0]))

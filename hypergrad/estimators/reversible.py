@@ -26,7 +26,7 @@ from hypergrad.estimators.rounded_heavy_ball import (
 from hypergrad.gradients import Mixed
 from hypergrad.training import Folds, Training
 from hypergrad.typing import HParams, PyTree, Scalar
-from hypergrad.unroll import add_outer, check_step
+from hypergrad.unroll import check_step, outer_term, zero_outer
 
 
 class ReversibleInfo(NamedTuple):
@@ -227,7 +227,8 @@ class _Run:
 
     def forth(self, start: Rounded, faults: Faults) -> tuple[Rounded, Faults, Scalar]:
         """(s_T, what went wrong, F)."""
-        problem, hparams = self.rounded.ball.problem, self.rounded.hparams
+        ball, hparams = self.rounded.ball, self.rounded.hparams
+        problem = ball.problem
 
         def body(carry, t):
             s, faults, value = carry
@@ -241,7 +242,8 @@ class _Run:
             return s._replace(stacks=s.stacks.spill()), *others
 
         steps = problem.num_steps
-        carry = (start, faults, jnp.zeros((), self._outer_dtype))
+        zero = zero_outer(problem, hparams, ball.example, ball.key)
+        carry = (start, faults, zero)
         s, faults, value = sweep(body, carry, spill, steps, self.spill_every)
         if problem.outer_every is None:
             value = self._outer(hparams, *self.rounded.floats(s), steps)
@@ -298,16 +300,7 @@ class _Run:
     def _outer(self, hparams, w, v, t) -> Scalar:
         """outer_t, and 0 where F has no such term."""
         ball = self.rounded.ball
-        args = ball.problem, hparams, ball.state(w, v, t)
-        if ball.problem.outer_every is None:
-            return ball.problem.outer(*args[1:], t, ball.key)
-        return add_outer(*args, jnp.zeros((), self._outer_dtype), t, ball.key)
-
-    @property
-    def _outer_dtype(self):
-        ball, hparams = self.rounded.ball, self.rounded.hparams
-        outer = lambda: ball.problem.outer(hparams, ball.example, 0, ball.key)
-        return jax.eval_shape(outer).dtype
+        return outer_term(ball.problem, hparams, ball.state(w, v, t), t, ball.key)
 
 
 def _add(*trees):

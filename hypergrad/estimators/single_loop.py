@@ -49,10 +49,6 @@ class _SingleLoop(BilevelEstimator):
 
     adjoint_rate: float
 
-    def steps(self, problem):
-        """One."""
-        return 1
-
     def doubt(self, info):
         """The adjoint's residual, or what else may be the reason."""
         if not bool(info.doubtful):

@@ -16,7 +16,7 @@ from hypergrad.estimators.bilevel import (
     check_positive,
     relative_norm,
 )
-from hypergrad.estimators.online_base import Progress, begin
+from hypergrad.estimators.online_base import Progress
 from hypergrad.unroll import loop
 
 
@@ -67,10 +67,6 @@ class StocBiO(BilevelEstimator):
     def steps(self, problem):
         """D."""
         return self.inner_steps
-
-    def init(self, problem, hparams, key):
-        """The start of training."""
-        return begin(problem, hparams, key)
 
     def advance(self, problem, hparams, state, key):
         """D steps, Q Hessian products, one mixed product."""

@@ -11,13 +11,10 @@ import optax
 
 from hypergrad import tree
 from hypergrad.estimators.base import Estimate
-from hypergrad.estimators.hypergradient_descent import (
-    Additive,
-    HypergradientDescent,
-    outer_after,
-)
+from hypergrad.estimators.hypergradient_descent import Additive, HypergradientDescent
 from hypergrad.estimators.online_base import OnlineEstimator, Progress, begin
 from hypergrad.typing import Key, PyTree, Scalar
+from hypergrad.unroll import outer_term
 
 
 class Level(ABC):
@@ -66,10 +63,6 @@ class AdamLevel(Level):
     def transformation(self):
         """Adam's direction."""
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
-
-
-LEVELS: dict[str, type] = {cls.__name__: cls for cls in (SGDLevel, AdamLevel)}
-"""Both by name, for configs."""
 
 
 class LevelState(NamedTuple):
@@ -146,11 +139,6 @@ class Tower(OnlineEstimator):
             raise ValueError("Tower.levels must hold at least one level, got ()")
         object.__setattr__(self, "levels", tuple(self.levels))
 
-    def steps(self, problem):
-        """One."""
-        del problem
-        return 1
-
     def applies(self, problem):
         """Where hypergradient descent does."""
         return HypergradientDescent().applies(problem)
@@ -180,9 +168,10 @@ class Tower(OnlineEstimator):
         finite = tree.all_finite(climbed)
         levels = jax.tree.map(partial(jnp.where, finite), climbed, state.levels)
 
-        value = outer_after(problem, hparams, progress)
+        t, run_key, inner = progress
+        value = outer_term(problem, hparams, inner, t, run_key)
         rates = jnp.stack([level.rate for level in levels])
-        info = TowerInfo(progress.inner, jnp.asarray(False), rates)
+        info = TowerInfo(inner, jnp.asarray(False), rates)
         estimate = Estimate(value, tree.combine(update, others), info)
         return estimate, TowerState(*progress, levels)
 

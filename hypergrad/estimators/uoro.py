@@ -78,11 +78,6 @@ class UORO(OnlineEstimator):
         """Over the signs."""
         return True
 
-    def steps(self, problem):
-        """One."""
-        del problem
-        return 1
-
     def init(self, problem, hparams, key):
         """Z = 0, as x = 0 and y = 0; the first call adds how s_0 depends on λ."""
         hparams = tree.as_arrays(hparams)
@@ -127,11 +122,10 @@ class UORO(OnlineEstimator):
         def slopes(floats, inner):
             return jax.value_and_grad(outer, (0, 1))(floats, inner)
 
-        shapes = jax.eval_shape(slopes, floats, after)
         value, (direct, adjoint) = jax.lax.cond(
             t % (problem.outer_every or problem.num_steps) == 0,
             lambda: slopes(floats, after),
-            lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+            lambda: tree.zeros_of(slopes, floats, after),
         )
         along = tree.vdot(adjoint, x)
         gradient = jax.tree.map(lambda d, y: (d + along * y).astype(d.dtype), direct, y)
