@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import hypergrad as hg
 
-# weights, hparams -> {metric: scalar}
+# inner state after training, hparams -> {metric: scalar}
 Metrics = Callable[..., "Mapping[str, Array]"]
 
 TASKS: dict[str, type["Task"]] = {}
@@ -44,6 +44,11 @@ class Task(BaseModel, abc.ABC):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __hash__(self) -> int:
+        """Of the options, tables among them included."""
+        return hash((type(self), self.model_dump_json()))
+
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
 
@@ -62,11 +67,11 @@ class Task(BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def validation(self, seed: int) -> Metrics:
-        """(weights, hparams) -> {metric: value} on the validation set; jittable."""
+        """(state, hparams) -> {metric: value} on the validation set; jittable."""
 
     @abc.abstractmethod
     def test(self, seed: int) -> Metrics:
-        """(weights, hparams) -> {metric: value} on the test set; jittable."""
+        """(state, hparams) -> {metric: value} on the test set; jittable."""
 
     def schedules(self, hparams: "Mapping[str, Array]") -> "Mapping[str, Array]":
         """What λ says over the steps of training, to be drawn: {name: [T]}."""

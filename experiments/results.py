@@ -26,7 +26,8 @@ class SeedResult(Value):
         doubtful: trials whose hypergradient its own estimator doubts.
         cost: inner-training equivalents spent after each trial.
         seconds: time spent after each trial on training and searcher, not compiling.
-        validation: the task's metric on validation, a number per retraining.
+        objective: F of the chosen λ, a number per retraining.
+        validation: the task's metric on validation, likewise.
         test: the same on test.
         seconds_training, seconds_searcher, seconds_compile: totals.
         hparams: the chosen λ.
@@ -40,6 +41,7 @@ class SeedResult(Value):
     doubtful: int = 0
     cost: list[float] = []
     seconds: list[float] = []
+    objective: list[float] = []
     validation: list[float]
     test: list[float]
     seconds_training: float = 0.0

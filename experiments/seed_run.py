@@ -194,10 +194,10 @@ class SeedRun:
         retrain = self.programs.get(
             ("retrain", task, cell.budget.retrain), _retrain, *args
         )
-        weights, seconds = timed(retrain, *args)
+        (objective, states), seconds = timed(retrain, *args)
 
         def scores(metrics):
-            values = jax.vmap(lambda w: metrics(w, hparams)[task.metric])(weights)
+            values = jax.vmap(lambda s: metrics(s, hparams)[task.metric])(states)
             return np.asarray(values, float).tolist()
 
         history = {}
@@ -213,6 +213,7 @@ class SeedRun:
             seconds += history["seconds"][-1] - history["seconds_searcher"]
         return SeedResult(
             seed=self.seed,
+            objective=np.asarray(objective, float).tolist(),
             validation=scores(task.validation(self.seed)),
             test=scores(task.test(self.seed)),
             seconds_training=seconds,
@@ -290,17 +291,17 @@ class Searched:
 
 
 def _retrain(problem, hparams, keys):
-    """The weights after training from each key."""
-    return hg.retrain(problem, hparams, keys, _weights)
+    """(F, the state after training) of each key."""
 
+    def one(key):
+        result, _ = hg.Value().estimate(problem, hparams, (), key)
+        return result.value, result.info.state
 
-def _weights(state, hparams):
-    del hparams
-    return state.weights if isinstance(state, hg.InnerState) else state
+    return jax.lax.map(one, keys)
 
 
 def _metrics(result: SeedResult) -> dict[str, Any]:
-    fields = ("validation", "test", "seconds_training", "seconds_searcher")
+    fields = ("objective", "validation", "test", "seconds_training", "seconds_searcher")
     return {name: getattr(result, name) for name in fields}
 
 

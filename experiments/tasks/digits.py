@@ -163,9 +163,9 @@ class Digits(Task):
             self.hidden, self.num_steps, self.example_weights
         ).model.apply
 
-        def metrics(weights, hparams):
+        def metrics(state, hparams):
             del hparams
-            logits = apply(weights, split.images)
+            logits = apply(state.weights, split.images)
             correct = jnp.argmax(logits, axis=-1) == split.true_labels
             return {
                 "accuracy": jnp.mean(correct.astype(logits.dtype)),

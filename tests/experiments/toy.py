@@ -22,6 +22,6 @@ class Toy(Task):
         return seed
 
     def validation(self, seed):
-        return lambda weights, hparams: {"accuracy": jnp.zeros(())}
+        return lambda state, hparams: {"accuracy": jnp.zeros(())}
 
     test = validation
