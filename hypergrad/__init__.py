@@ -3,7 +3,7 @@
 min over λ of F(λ) = Σ_t outer_t(λ, s_t),   s_{t+1} = step(λ, s_t),   s_0 = start(λ)
 """
 
-from hypergrad import gradients, projections, safe_optax, schedules
+from hypergrad import gradients, models, projections, safe_optax, schedules
 from hypergrad.advice import Diagnosis
 from hypergrad.agreement import Agreement, Verdict
 from hypergrad.api import (
@@ -13,9 +13,12 @@ from hypergrad.api import (
     objective,
     value_and_hypergrad,
 )
+from hypergrad.augment import add_noise, brighten, mixup, rescale, rotate, shift
 from hypergrad.batches import Epochs, FullBatch, IndexTable, WithReplacement
+from hypergrad.choices import Choice
 from hypergrad.curvature import FixedPoint, GaussNewton, Hessian
 from hypergrad.diagnose import diagnose
+from hypergrad.dropout import dropout, gaussian_dropout
 from hypergrad.estimators import (
     BOME,
     F2SA,
@@ -58,7 +61,15 @@ from hypergrad.estimators import (
     Tower,
     Value,
 )
-from hypergrad.hyperparameters import Linear, Log, Logit, Simplex, Softplus
+from hypergrad.hyperparameters import (
+    Hyperparameter,
+    Linear,
+    Log,
+    Logit,
+    Simplex,
+    Softplus,
+)
+from hypergrad.layers import layer_names, per_layer, scale_layers
 from hypergrad.linear_solvers import (
     CG,
     GMRES,
@@ -68,6 +79,7 @@ from hypergrad.linear_solvers import (
     NormalCG,
     Nystrom,
 )
+from hypergrad.losses import cross_entropy, weighted_mean
 from hypergrad.online import Tuning, tune
 from hypergrad.outputs import outputs
 from hypergrad.penalties import elastic_net, l1, l2, smooth_l1
@@ -98,6 +110,7 @@ from hypergrad.searchers import (
     SobolSearch,
 )
 from hypergrad.space import Space
+from hypergrad.sparse import SparseMatrix
 from hypergrad.study import FreshKeys, SameKey, StudyResult, search
 from hypergrad.training import Context, InnerState
 from hypergrad.typing import Tick
@@ -121,6 +134,7 @@ __all__ = [
     "BayesianSearch",
     "CG",
     "CappedSimplex",
+    "Choice",
     "Chunk",
     "Constant",
     "Context",
@@ -151,6 +165,7 @@ __all__ = [
     "Hessian",
     "HypergradWarning",
     "HypergradientDescent",
+    "Hyperparameter",
     "IdentityInverse",
     "Implicit",
     "IndexTable",
@@ -197,6 +212,7 @@ __all__ = [
     "SobolSearch",
     "Softplus",
     "Space",
+    "SparseMatrix",
     "StocBiO",
     "StudyResult",
     "Table",
@@ -212,26 +228,39 @@ __all__ = [
     "Vmap",
     "Warmup",
     "WithReplacement",
+    "add_noise",
+    "brighten",
     "choose_execution",
     "cost_multiple",
+    "cross_entropy",
     "diagnose",
     "differentiable",
+    "dropout",
     "elastic_net",
     "estimate",
+    "gaussian_dropout",
     "gradients",
     "hypergrad",
     "l1",
     "l2",
+    "layer_names",
+    "mixup",
+    "models",
     "objective",
     "outputs",
+    "per_layer",
     "plan",
     "projections",
     "proximal_sgd",
     "replay",
+    "rescale",
     "retrain",
+    "rotate",
     "safe_optax",
+    "scale_layers",
     "schedules",
     "search",
+    "shift",
     "smooth_l1",
     "soft_threshold",
     "train",
@@ -239,4 +268,5 @@ __all__ = [
     "unroll",
     "value_and_hypergrad",
     "verify",
+    "weighted_mean",
 ]

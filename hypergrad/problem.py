@@ -98,13 +98,15 @@ class Problem:
         batch_size: int | None = None,
         batches: Batches | None = None,
         outer_every: int | None = None,
+        given: PyTree = None,
     ) -> "Problem":
         """The everyday form with losses that see a `Context`.
 
         Dropout and augmentation take `context.key`, batch norm `context.model_state`.
 
         Args:
-          init: `(key, hparams) -> (weights, model_state)`.
+          init: `(key, hparams) -> (weights, model_state)`; with `given`,
+            `(key, hparams, given) -> (weights, model_state)`.
           inner_loss: `(weights, hparams, batch, context) -> (scalar, model_state)`.
           outer_loss: the same signature; `context.train` is False.
           optimizer: as in `Problem`, and so are all other arguments.
@@ -114,9 +116,11 @@ class Problem:
           batch_size: rows a step.
           batches: instead of `batch_size`.
           outer_every: as in `Problem`.
+          given: pytree of arrays that are neither rows nor λ, such as pre-trained
+            weights: `init` and, as `context.given`, both losses see them.
         """
         training = Training(init, inner_loss, outer_loss, optimizer)
-        data = TrainingData(train, valid, as_batches(batches, batch_size))
+        data = TrainingData(train, valid, as_batches(batches, batch_size), given)
         return cls._make(training, data, num_steps, outer_every)
 
     @classmethod

@@ -29,6 +29,10 @@ class Execution(ABC):
     def map(self, fn: Callable, xs: PyTree) -> PyTree:
         """`fn` of every row of `xs`, stacked."""
 
+    @abstractmethod
+    def width(self, num_rows: int) -> int:
+        """How many of `num_rows` trainings run side by side."""
+
 
 @dataclass(frozen=True)
 class Loop(Execution):
@@ -37,6 +41,10 @@ class Loop(Execution):
     def map(self, fn, xs):
         """`lax.map`."""
         return jax.lax.map(fn, xs)
+
+    def width(self, num_rows):
+        """One."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,10 @@ class Chunk(Execution):
         """`lax.map` of vmapped chunks."""
         return jax.lax.map(fn, xs, batch_size=self.size)
 
+    def width(self, num_rows):
+        """A chunk."""
+        return min(self.size, num_rows)
+
 
 @dataclass(frozen=True)
 class Vmap(Execution):
@@ -61,6 +73,10 @@ class Vmap(Execution):
     def map(self, fn, xs):
         """`jax.vmap`."""
         return jax.vmap(fn)(xs)
+
+    def width(self, num_rows):
+        """All."""
+        return num_rows
 
 
 EXECUTIONS: dict[str, type] = {"loop": Loop, "chunk": Chunk, "vmap": Vmap}

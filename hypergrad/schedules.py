@@ -122,6 +122,9 @@ class PiecewiseLinear:
 class Table:
     """η_t = values[t]: a number for each step, the last one for any beyond.
 
+    Attributes:
+        values: [T], or [T, L] for a number a step and layer (see `scale_layers`).
+
     >>> print(Table(jnp.array([0.5, 0.25]))(jnp.arange(3)))
     [0.5  0.25 0.25]
     """
@@ -130,8 +133,10 @@ class Table:
 
     def __call__(self, count: ArrayLike) -> Array:
         """η at step t = count."""
-        values = _vector("values", self.values)
-        return values[jnp.clip(jnp.asarray(count).astype(int), 0, values.size - 1)]
+        values = jnp.asarray(self.values)
+        if values.ndim != 2 or values.size == 0:
+            values = _vector("values", values)
+        return values[jnp.clip(jnp.asarray(count).astype(int), 0, len(values) - 1)]
 
 
 @final

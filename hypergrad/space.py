@@ -3,14 +3,15 @@
     λ  --to_coords-->  z = log λ, logit λ, ...  --to_cube-->  u = (z - a) / (b - a)
 
 Grid, random, Bayesian and gradient search all move in z (or u); problems and
-estimators only ever see λ. A `Space` is hashable, so it is static under jit.
+estimators only ever see λ. A `Choice` has a coordinate too, but is no part of λ: it
+decides which problem is trained. A `Space` is hashable, so it is static under jit.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,10 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from hypergrad.choices import Choice
 from hypergrad.hyperparameters import SLACK, Hyperparameter, floats
+
+Entry = Hyperparameter | Choice
 
 
 @final
@@ -27,7 +31,8 @@ class Space:
     """λ = {name: array} <-> z in R^d <-> u in [0, 1]^d, by one map per name.
 
     Args:
-        entries: a `Hyperparameter` per name; their order is that of the coordinates.
+        entries: a `Hyperparameter`, or a `Choice`, per name; their order is that of
+            the coordinates.
 
     >>> from hypergrad.hyperparameters import Log, Logit
     >>> space = Space({"lr": Log(0.01, 1.0, shape=2), "momentum": Logit(0.1, 0.9)})
@@ -35,18 +40,21 @@ class Space:
     ('lr[0]', 'lr[1]', 'momentum')
     >>> print(space.to_cube(space.to_coords(space.defaults())))
     [0.5 0.5 0.5]
+    >>> space = Space({"lr": Log(0.01, 1.0), "cell": Choice(("gru", "lstm"))})
+    >>> sorted(space.defaults()), space.choices(jnp.array([-1.0, 1.0]))
+    (['lr'], {'cell': 'lstm'})
     """
 
-    entries: tuple[tuple[str, Hyperparameter], ...]
+    entries: tuple[tuple[str, Entry], ...]
 
-    def __init__(self, entries: Mapping[str, Hyperparameter]):
+    def __init__(self, entries: Mapping[str, Entry]):
         if not entries:
             raise ValueError("entries must name at least one hyperparameter; got none")
         for name, entry in entries.items():
-            if not isinstance(entry, Hyperparameter):
+            if not isinstance(entry, Entry):
                 raise ValueError(
                     f"entries[{name!r}] must be a Hyperparameter, such as "
-                    f"Log(1e-3, 1.0); got {entry!r}"
+                    f"Log(1e-3, 1.0), or a Choice; got {entry!r}"
                 )
         object.__setattr__(self, "entries", tuple(entries.items()))
 
@@ -65,20 +73,71 @@ class Space:
         """Number of coordinates, d."""
         return len(self.names)
 
+    @property
+    def continuous(self) -> dict[str, Hyperparameter]:
+        """The entries that make λ."""
+        return {n: e for n, e in self.entries if isinstance(e, Hyperparameter)}
+
+    @property
+    def discrete(self) -> dict[str, Choice]:
+        """The entries that are choices."""
+        return {n: e for n, e in self.entries if isinstance(e, Choice)}
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether any entry is a choice."""
+        return bool(self.discrete)
+
+    @cached_property
+    def is_choice(self) -> np.ndarray:
+        """Which of the coordinates are choices: bool [d]."""
+        return np.repeat(
+            [isinstance(entry, Choice) for _, entry in self.entries],
+            [entry.size for _, entry in self.entries],
+        )
+
     def defaults(self) -> dict[str, Array]:
         """λ at every default."""
-        return {n: e.from_coord(e.default_coord()) for n, e in self.entries}
+        return {n: e.from_coord(e.default_coord()) for n, e in self.continuous.items()}
 
-    def to_coords(self, hparams: Mapping[str, Array]) -> Array:
-        """The coordinates z [d] of values λ."""
+    def default_choices(self) -> dict[str, Any]:
+        """Every choice's default option."""
+        return {n: e.default_option for n, e in self.discrete.items()}
+
+    def to_coords(
+        self,
+        hparams: Mapping[str, Array],
+        choices: Mapping[str, Hashable] | None = None,
+    ) -> Array:
+        """The coordinates z [d] of values λ and of choices, by default the defaults."""
         self._check_shapes(hparams)
+        chosen = self.default_choices() | self._known_choices(choices or {})
         return jnp.concatenate(
-            [e.to_coord(floats(hparams[n])).reshape(-1) for n, e in self.entries]
+            [
+                floats(e.index(chosen[n])).reshape(1)
+                if isinstance(e, Choice)
+                else e.to_coord(floats(hparams[n])).reshape(-1)
+                for n, e in self.entries
+            ]
         )
 
     def from_coords(self, coords: Array) -> dict[str, Array]:
-        """The values λ at coordinates z [d]; inverse of `to_coords`."""
-        return {n: e.from_coord(z) for n, e, z in self._pieces(coords)}
+        """The values λ at coordinates z [d], whatever the choices."""
+        return {
+            n: e.from_coord(z)
+            for n, e, z in self._pieces(coords)
+            if isinstance(e, Hyperparameter)
+        }
+
+    def choices(self, coords: Array) -> dict[str, Any]:
+        """The option of every choice at concrete coordinates z [d]."""
+        if isinstance(coords, Tracer):
+            raise ValueError(
+                "coords must be concrete, for options are Python values that decide "
+                "what is compiled; got a traced array; call choices outside of jit"
+            )
+        pieces = self._pieces(np.asarray(coords))
+        return {n: e.option(z) for n, e, z in pieces if isinstance(e, Choice)}
 
     def bounds(self) -> tuple[Array, Array]:
         """The box of coordinates: low a [d] and high b [d]."""
@@ -113,7 +172,7 @@ class Space:
         Under a trace only names and shapes can be checked.
         """
         self._check_shapes(hparams)
-        for name, entry in self.entries:
+        for name, entry in self.continuous.items():
             value = hparams[name]
             if isinstance(value, Tracer):
                 continue
@@ -138,14 +197,14 @@ class Space:
         return Ties(self, tuple((name, tuple(to)) for name, to in axes.items()))
 
     def _check_shapes(self, hparams: Mapping[str, Array]) -> None:
-        declared = [name for name, _ in self.entries]
+        declared = list(self.continuous)
         for name in hparams:
             if name not in declared:
                 raise ValueError(
                     f"hparams has an unknown name {name!r}; "
                     f"expected {declared}{_did_you_mean(name, declared)}"
                 )
-        for name, entry in self.entries:
+        for name, entry in self.continuous.items():
             if name not in hparams:
                 raise ValueError(f"hparams lacks {name!r}; got {list(hparams)}")
             shape = jnp.shape(hparams[name])
@@ -154,7 +213,17 @@ class Space:
                     f"hparams[{name!r}] must have shape {entry.shape}; got {shape}"
                 )
 
-    def _pieces(self, coords: Array) -> Iterable[tuple[str, Hyperparameter, Array]]:
+    def _known_choices(self, choices: Mapping[str, Hashable]) -> dict[str, Hashable]:
+        known = list(self.discrete)
+        for name in choices:
+            if name not in known:
+                raise ValueError(
+                    f"choices has an unknown name {name!r}; "
+                    f"expected {known}{_did_you_mean(name, known)}"
+                )
+        return dict(choices)
+
+    def _pieces(self, coords: Any) -> Iterable[tuple[str, Entry, Any]]:
         if coords.shape != (self.dim,):
             raise ValueError(
                 f"coords must have shape ({self.dim},); got {coords.shape}"
@@ -242,7 +311,7 @@ class Ties:
         return (target,) if entry is None else _coord_names(target, entry)
 
 
-def _coord_names(name: str, entry: Hyperparameter) -> tuple[str, ...]:
+def _coord_names(name: str, entry: Entry) -> tuple[str, ...]:
     if not entry.shape:
         return (name,)
     indices = (",".join(map(str, index)) for index in np.ndindex(entry.shape))

@@ -1,20 +1,23 @@
 """A study: ask for coordinates, estimate there, tell the searcher; again and again.
 
 The loop is a scan, so a whole study is one compiled program; cut into rounds, it can be
-watched, recorded and resumed, and gives the same numbers.
+watched, recorded and resumed, and gives the same numbers. Where the space has choices
+the loop is in Python, and each distinct choice is a program of its own.
 """
 
 import functools
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hypergrad.api import HypergradWarning
+from hypergrad.by_choice import map_by_choice, once_per_choice
 from hypergrad.estimators import Estimator, Target, Value
 from hypergrad.problem import Problem
 from hypergrad.runner import Execution, Loop, evaluate
@@ -119,14 +122,82 @@ def advance(
             problem, space, estimator, coords, keys, execution
         )
         state = searcher.tell(space, state, coords, values, grads)
-        if grads is None:
-            norms = jnp.full(values.shape, jnp.nan, values.dtype)
-        else:
-            norms = jnp.linalg.norm(grads, axis=1).astype(values.dtype)
-        return state, Trials(coords, values, norms, doubtful)
+        return state, Trials(coords, values, _norms(values, grads), doubtful)
 
     state, rounds = jax.lax.scan(one_round, state, jnp.arange(num_rounds))
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds)
+
+
+def advance_by_choice(
+    problems: Callable[[dict[str, Any]], Problem],
+    space: Space,
+    searcher: Searcher,
+    estimator: Estimator,
+    state: PyTree,
+    key: Key,
+    num_rounds: int,
+    *,
+    first: int = 0,
+    execution: Execution = Loop(),
+    training_keys: TrainingKeys = SameKey(),
+) -> tuple[PyTree, Trials]:
+    """`advance` with a problem for each choice: a loop in Python over programs.
+
+    Ask and tell are one program each, and each distinct choice is one more, for all its
+    rows have the shape that `map_by_choice` gives them.
+
+    Args:
+      problems: choices -> problem; the same object for equal choices, as by
+        `once_per_choice`, for a problem made anew is compiled anew.
+      space: its space, with choices.
+      searcher: proposes and learns.
+      estimator: gives F and, if the searcher needs it, dF/dλ.
+      state: the searcher's state.
+      key: the study's key for training.
+      num_rounds: rounds to do.
+      first: how many trials have been done before.
+      execution: how the trainings of equal choices in one round are laid out.
+      training_keys: which key each trial trains with.
+
+    Returns:
+      `(state, trials)`, with num_rounds · searcher.batch trials.
+    """
+    done = []
+    for i in range(num_rounds):
+        coords, state = _ask(searcher, space, state)
+        trials = first + i * searcher.batch + jnp.arange(searcher.batch)
+        keys = training_keys.of(key, trials)
+
+        def run(choices, rows, coords=coords, keys=keys):
+            problem = problems(choices)
+            return _evaluate(
+                problem, space, estimator, coords[rows], keys[rows], execution
+            )
+
+        width = execution.width(searcher.batch)
+        values, grads, doubtful = map_by_choice(run, space, coords, width)
+        state = _tell(searcher, space, state, coords, values, grads)
+        done.append(Trials(coords, values, _norms(values, grads), doubtful))
+    return state, jax.tree.map(lambda *rows: jnp.concatenate(rows), *done)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _ask(searcher, space, state):
+    return searcher.ask(space, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _tell(searcher, space, state, coords, values, grads):
+    return searcher.tell(space, state, coords, values, grads)
+
+
+_evaluate = jax.jit(evaluate, static_argnums=(1, 2, 5))
+
+
+def _norms(values: jax.Array, grads: jax.Array | None) -> jax.Array:
+    if grads is None:
+        return jnp.full(values.shape, jnp.nan, values.dtype)
+    return jnp.linalg.norm(grads, axis=1).astype(values.dtype)
 
 
 @dataclass(frozen=True)
@@ -155,6 +226,11 @@ class StudyResult:
     def best_hparams(self) -> HParams:
         """λ of the best trial."""
         return self.space.from_coords(self.trials.coords[self.best])
+
+    @property
+    def best_choices(self) -> dict[str, Any]:
+        """The options of the best trial; {} in a space without choices."""
+        return self.space.choices(self.trials.coords[self.best])
 
     @property
     def best_so_far(self) -> np.ndarray:
@@ -202,7 +278,7 @@ def check_pair(searcher: Searcher, estimator: Estimator) -> None:
 
 
 def search(
-    problem: Problem,
+    problem: Problem | Callable[[dict[str, Any]], Problem],
     space: Space,
     searcher: Searcher,
     *,
@@ -212,12 +288,16 @@ def search(
     execution: Execution = Loop(),
     training_keys: TrainingKeys = SameKey(),
 ) -> StudyResult:
-    """Search for the λ with the least F in `num_trials` estimates, compiled as one.
+    """Search for the λ (and choices) with the least F in `num_trials` estimates.
+
+    Without choices the whole study is one compiled program; with choices there is one
+    for each distinct choice that the searcher proposes.
 
     Train the winner again with fresh keys (`hypergrad.retrain`) before believing it.
 
     Args:
-      problem: the problem.
+      problem: the problem; where the space has choices, a function of their options,
+        {name: option} -> problem, which is called once for each distinct choice.
       space: hyperparameters with their bounds; trial 0 is its default.
       searcher: a value of `hypergrad.searchers`.
       estimator: needs a hypergradient if the searcher does; an online one trains from
@@ -248,8 +328,7 @@ def search(
     search_key, train_key = jax.random.split(key)
     rounds = num_rounds(searcher, space, num_trials)
     state = searcher.init(space, rounds * searcher.batch, search_key)
-    _, trials = advance(
-        problem,
+    _, trials = _loop(problem, space)(
         space,
         searcher,
         estimator,
@@ -267,3 +346,20 @@ def search(
             stacklevel=2,
         )
     return StudyResult(space, trials)
+
+
+def _loop(problem: Problem | Callable[[dict[str, Any]], Problem], space: Space):
+    """The loop that serves the problem, which it has as its first argument."""
+    if isinstance(problem, Problem):
+        if space.has_choices:
+            raise ValueError(
+                f"problem must be a function {{name: option}} -> Problem where the "
+                f"space has choices, {list(space.discrete)}; got a Problem, which "
+                "would be the same for every option"
+            )
+        return functools.partial(advance, problem)
+    if not callable(problem):
+        raise ValueError(f"problem must be a Problem, or give one; got {problem!r}")
+    if not space.has_choices:
+        return functools.partial(advance, problem({}))
+    return functools.partial(advance_by_choice, once_per_choice(problem))

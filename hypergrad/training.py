@@ -33,11 +33,13 @@ class Context(NamedTuple):
       key: a key of this step alone (dropout, augmentation).
       model_state: running statistics and the like, carried in `InnerState`.
       train: True in the inner loss, False in the outer one (a Python bool).
+      given: that of `Problem.with_context`.
     """
 
     key: Key
     model_state: PyTree
     train: bool
+    given: PyTree = None
 
 
 class TrainingData(NamedTuple):
@@ -46,13 +48,14 @@ class TrainingData(NamedTuple):
     train: PyTree
     valid: PyTree
     batches: Batches
+    given: PyTree = None
 
 
 @dataclass(frozen=True)
 class Training(Dynamics):
     """Dynamics of gradient training with losses that see a `Context`."""
 
-    init_fn: Callable[[Key, HParams], tuple[Weights, PyTree]]
+    init_fn: Callable[..., tuple[Weights, PyTree]]
     inner_fn: Callable[[Weights, HParams, PyTree, Context], tuple[Scalar, PyTree]]
     outer_fn: Callable[[Weights, HParams, PyTree, Context], tuple[Scalar, PyTree]]
     optimizer: Callable[[HParams], optax.GradientTransformation]
@@ -60,7 +63,8 @@ class Training(Dynamics):
     def start(self, hparams: HParams, tick: Tick) -> InnerState:
         """s_0 = (init(key, λ), optimizer(λ).init(w_0))."""
         init_key, _, _ = jax.random.split(tick.key, 3)
-        weights, model_state = _pair(self.init_fn(init_key, hparams), "init")
+        given = () if tick.data.given is None else (tick.data.given,)
+        weights, model_state = _pair(self.init_fn(init_key, hparams, *given), "init")
         opt_state = self._optax(lambda: self.optimizer(hparams).init(weights))
         return InnerState(weights, opt_state, model_state)
 
@@ -90,7 +94,8 @@ class Training(Dynamics):
 
     def outer(self, hparams: HParams, state: InnerState, tick: Tick) -> Scalar:
         """outer_loss(w_t, λ; valid) in eval mode."""
-        context = Context(tick.step_key, state.model_state, train=False)
+        given = tick.data.given
+        context = Context(tick.step_key, state.model_state, train=False, given=given)
         result = self.outer_fn(state.weights, hparams, tick.data.valid, context)
         return _pair(result, "outer_loss")[0]
 
@@ -101,7 +106,7 @@ class Training(Dynamics):
 
     def inner_loss(self, hparams: HParams, state: InnerState, tick: Tick) -> Scalar:
         """ℓ(w_t, λ; all of train), the model state held."""
-        constants = (tick.data.train, tick.step_key)
+        constants = (tick.data.train, tick.step_key, tick.data.given)
         return self._inner(state.weights, hparams, state.model_state, constants)[0]
 
     def batch_loss(self, hparams: HParams, state: InnerState, tick: Tick) -> Scalar:
@@ -119,14 +124,14 @@ class Training(Dynamics):
 
     @staticmethod
     def _batch(tick: Tick):
-        """(batch_t, key of the loss): what the loss of step t is a function of."""
+        """(batch_t, key of the loss, given): what the loss of step t is a function of."""
         _, batch_key, loss_key = jax.random.split(tick.key, 3)
         batch = tick.data.batches.gather(tick.data.train, tick.t, batch_key)
-        return batch, jax.random.fold_in(loss_key, tick.t)
+        return batch, jax.random.fold_in(loss_key, tick.t), tick.data.given
 
     def _inner(self, weights, hparams, model_state, constants):
-        batch, key = constants
-        context = Context(key, model_state, train=True)
+        batch, key, given = constants
+        context = Context(key, model_state, train=True, given=given)
         result = self.inner_fn(weights, hparams, batch, context)
         value, model_state = _pair(result, "inner_loss")
         if jnp.shape(value) != ():

@@ -33,6 +33,13 @@ def test_choosing_an_estimator(capsys):
     assert "chaotic beyond" in out
 
 
+@pytest.mark.slow
+def test_what_can_be_tuned():
+    names = run(ROOT / "docs" / "what-can-be-tuned.md")
+    assert names["study"].best_choices["kernel"] in (3, 5)
+    assert names["study"].best_value < 2.5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_are_sound(page):
     text = page.read_text()

@@ -22,6 +22,12 @@ FLOORS = [
         "outputs",
         "proximal",
         "flops",
+        "augment",
+        "choices",
+        "dropout",
+        "layers",
+        "losses",
+        "sparse",
     },
     {"dynamics", "training", "problem", "unroll", "curvature"},
     {"estimators"},
@@ -36,7 +42,7 @@ FLOORS = [
         "replay",
     },
     {"searchers"},
-    {"runner", "study", "online"},
+    {"runner", "by_choice", "study", "online"},
     {"models"},
 ]
 

@@ -119,7 +119,7 @@ def test_inside_optax_each_step_has_its_own_derivative():
     np.testing.assert_allclose(grads.values, [-1, -1, -1, 0])
 
 
-@pytest.mark.parametrize("bad", [0.1, jnp.ones((2, 2)), jnp.ones(0)])
+@pytest.mark.parametrize("bad", [0.1, jnp.ones((2, 2, 2)), jnp.ones(0)])
 @pytest.mark.parametrize(
     "make", [lambda x: PiecewiseLinear(x, 10), Table, lambda x: Basis(x, 10)]
 )

@@ -17,7 +17,7 @@ from hypergrad.estimators.base import objective_of_floats
 from hypergrad.estimators.online_base import OnlineEstimator
 from hypergrad.linear_solvers.base import refuse_sixteen_bits
 from hypergrad.problem import Problem
-from hypergrad.training import Folds, Training
+from hypergrad.training import Folds, InnerState, Training
 from hypergrad.typing import HParams, Key, PyTree, Scalar, Weights
 
 
@@ -28,10 +28,11 @@ class BilevelEstimator(OnlineEstimator):
     estimate is the last of them. Hyperparameters that move training but not w* (rates,
     momentum, the start) have derivative zero here, and so has a penalty that is in the
     optimiser rather than in ℓ (decoupled decay, `proximal_sgd`), which makes the
-    estimate doubtful. Those that step by
-    their own rule, rather than by the problem's, leave the optimiser's and the model's
-    state alone; no derivative passes through the model's state. After T steps all
-    starts anew: let T be as long as λ is to move.
+    estimate doubtful. Those that step by their own rule, rather than by the problem's,
+    leave the optimiser's and the model's state alone. No derivative passes through the
+    model's state: where F sees one that moves (the averages of batch normalisation),
+    the estimate is doubtful, too. After T steps all starts anew: let T be as long as λ
+    is to move.
     """
 
     @property
@@ -59,19 +60,56 @@ class BilevelEstimator(OnlineEstimator):
         result, state = super().estimate(problem, hparams, state, key)
         weights = problem.weights(result.info.state)
         hidden = moves_without_gradient(problem, hparams, weights)
+        hidden = hidden | model_state_matters(problem, hparams, result.info.state, key)
         info = result.info._replace(doubtful=result.info.doubtful | hidden)
         return result._replace(info=info), state
 
     def doubt(self, info):
-        """What beside the gradient moves the weights."""
-        return f"{self}: {HIDDEN}" if bool(info.doubtful) else None
+        """What the minimum of ℓ does not know."""
+        return f"{self}: {unseen(info)}" if bool(info.doubtful) else None
 
 
-HIDDEN = (
-    "the optimiser moves weights where the gradient of inner_loss is zero (decoupled "
-    "weight decay, a proximal step), which the minimum of inner_loss does not know: "
-    "put that into inner_loss, or use Reverse()"
-)
+def unseen(info) -> str:
+    """What F may depend on beside λ and the minimum of the inner loss."""
+    hidden = (
+        "the optimiser moves weights where the gradient of inner_loss is zero "
+        "(decoupled weight decay, a proximal step), which the minimum of inner_loss "
+        "does not know: put that into inner_loss, or use Reverse()"
+    )
+    if not jax.tree.leaves(split_model_state(info.state)[0]):
+        return hidden
+    return (
+        "the outer loss sees the model's state (running averages), which moves with "
+        "the weights and λ and is held here: use Reverse(), or a model without one "
+        f"(layer or group norm). Or else {hidden}"
+    )
+
+
+def split_model_state(state: PyTree):
+    """`(m, rebuild)`: the floating leaves of the model's state; with others."""
+    if not isinstance(state, InnerState):
+        return (), lambda m: state
+    m, fixed = tree.partition(state.model_state)
+    return m, lambda m: state._replace(model_state=tree.combine(m, fixed))
+
+
+def model_state_matters(
+    problem: Problem, hparams: HParams, state: PyTree, key: Key
+) -> jax.Array:
+    """Whether (∂m'/∂(w, λ))ᵀ ∂outer/∂m ≠ 0, with m' the model's state a step later."""
+    m, rebuild = split_model_state(state)
+    if not jax.tree.leaves(m):
+        return jnp.asarray(False)
+    T = problem.num_steps
+    slope = jax.grad(lambda m: problem.outer(hparams, rebuild(m), T, key))(m)
+    whole, floats, _ = objective_of_floats(lambda h: h, hparams)
+
+    def later(weights, floats):
+        here = problem.replace_weights(state, weights)
+        return split_model_state(problem.step(whole(floats), here, T, key))[0]
+
+    _, pull = jax.vjp(later, problem.weights(state), floats)
+    return ~(tree.norm(pull(slope)) == 0)  # and a NaN matters
 
 
 def moves_without_gradient(

@@ -13,6 +13,7 @@ from hypergrad.estimators.base import (
     Target,
     objective_of_floats,
 )
+from hypergrad.estimators.bilevel import split_model_state
 from hypergrad.gradients import Mixed
 from hypergrad.linear_solvers.base import refuse_sixteen_bits
 from hypergrad.unroll import check_step, loop
@@ -90,7 +91,8 @@ class Darts(_LastStep):
     step stands for training, and central differences at w± = w ± ε v, v = ∇_w
     outer(w', λ), ε = `epsilon` / ‖v‖, for its mixed second derivative (Liu et al.
     2019, equations 7 and 8). ξ = 0 is their first-order approximation, the direct term
-    alone.
+    alone. A model state (the paper has none) moves with λ in the last step, as it does
+    in `OneStep()`.
 
     Computes: the derivative of the outer loss after the virtual step; that of
               `OneStep()` where the optimiser is gradient descent of rate ξ.
@@ -154,6 +156,10 @@ class Darts(_LastStep):
         def outer(w, hparams):
             return problem.outer(whole(hparams), at(w, end), last + 1, key)
 
+        def model_state(hparams):
+            last_step = problem.step(whole(hparams), before, last, key)
+            return split_model_state(last_step)[0]
+
         virtual = w
         if self.rate:
             virtual = tree.axpy(-self.rate, jax.grad(inner)(w, floats), w)
@@ -172,4 +178,11 @@ class Darts(_LastStep):
                 plus,
                 minus,
             )
+        m, rebuild = split_model_state(end)
+        if jax.tree.leaves(m):
+            seen = lambda m: problem.outer(
+                hparams, at(virtual, rebuild(m)), last + 1, key
+            )
+            _, pull = jax.vjp(model_state, floats)
+            hypergrad = tree.axpy(1, hypergrad, pull(jax.grad(seen)(m))[0])
         return Estimate(value, restore(hypergrad), Info(end)), state

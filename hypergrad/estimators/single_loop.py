@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.estimators.base import Estimate
 from hypergrad.estimators.bilevel import (
-    HIDDEN,
     AdjointInfo,
     BilevelEstimator,
     Losses,
     check_count,
     check_positive,
     relative_norm,
+    unseen,
 )
 from hypergrad.estimators.online_base import begin
 from hypergrad.typing import Key, PyTree, Weights
@@ -57,7 +57,7 @@ class _SingleLoop(BilevelEstimator):
             f"{self}: the adjoint's residual may be more than {_DIVERGING:g} times its "
             f"right-hand side (last: {float(info.residual):.3g}). Lower adjoint_rate: "
             "it must stay below 2 / (largest curvature of the inner loss). If that is "
-            f"no reason: {HIDDEN}"
+            f"no reason: {unseen(info)}"
         )
 
     def _adjoint_step(self, v, hessian_v, df_dw):

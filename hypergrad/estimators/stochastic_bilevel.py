@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.estimators.base import Estimate
 from hypergrad.estimators.bilevel import (
-    HIDDEN,
     AdjointInfo,
     BilevelEstimator,
     Losses,
     check_count,
     check_positive,
     relative_norm,
+    unseen,
 )
 from hypergrad.estimators.online_base import Progress
 from hypergrad.unroll import loop
@@ -108,5 +108,5 @@ class StocBiO(BilevelEstimator):
             f"{self}: the Neumann series grew (last residual: {residual:.3g} "
             "of its first term). Lower neumann_rate: it must stay below 2 / (largest "
             "curvature of the inner loss on any batch). If it did not grow: "
-            f"{HIDDEN}"
+            f"{unseen(info)}"
         )

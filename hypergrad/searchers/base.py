@@ -55,7 +55,11 @@ class Searcher(abc.ABC):
 
     def describe(self, space: Space, num_trials: int) -> str:
         """One sentence on what `num_trials` trials in this space will be."""
-        return f"{self}: {num_trials} trials in {space.dim} dimensions"
+        where = f"{space.dim} dimensions"
+        if space.has_choices:
+            count = len(space.discrete)
+            where = f"{space.dim - count} dimensions and {count} choices"
+        return f"{self}: {num_trials} trials in {where}"
 
 
 def start(space: Space, key: Key, index: int | jax.Array) -> jax.Array:

@@ -1,21 +1,25 @@
 """Bayesian search: a Gaussian process of F over the cube, and expected improvement."""
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeGuard, final
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import hypergrad.searchers.gaussian_process as gp
+from hypergrad.choices import Choice
 from hypergrad.searchers.base import Searcher, check_positive, starts
-from hypergrad.space import Space
+from hypergrad.space import Entry, Space
 from hypergrad.typing import Key
 
 # Above this many coordinates a length-scale each is more than a study can learn.
 _MAX_OWN_LENGTHS = 30
 # Tags the stream of candidates apart from the starting points fold_in(key, trial).
 _CANDIDATES = 2**31 - 1
+# How often a candidate near the best trial draws a choice anew.
+_OTHER_OPTION = 0.25
 _NUM_POLISHED, _POLISH_STEPS, _POLISH_RATE = 4, 12, 0.02
 
 
@@ -45,6 +49,9 @@ class BayesianSearch(Searcher):
     by point: each is believed to return its posterior mean (Ginsbourger et al.'s
     kriging believer). Should the kernel matrix not factorise, the ask is a uniform
     point.
+
+    A choice among numbers that rise or fall is one more coordinate of the cube; the
+    options of any other are all at the same distance, one side of the cube, apart.
 
     Args:
         batch: points per ask.
@@ -123,8 +130,9 @@ class BayesianSearch(Searcher):
                 lambda a, b: jnp.stack([a, b]), state.params, gp.prior_params(groups)
             )
             targets = standardise(values, mask)
+            inputs = _features(space, cube)
             return gp.fit(
-                both, cube, targets, mask, groups, self.jitter, self.fit_steps
+                both, inputs, targets, mask, groups, self.jitter, self.fit_steps
             )
 
         passed = count // self.refit_every > before // self.refit_every
@@ -140,10 +148,11 @@ class BayesianSearch(Searcher):
         def believe(carry, key):
             cube, targets, count = carry
             mask = _filled(targets, count)
+            inputs = _features(space, cube)
             posterior = gp.condition(
-                state.params, cube, targets, mask, groups, self.jitter
+                state.params, inputs, targets, mask, groups, self.jitter
             )
-            point, mean = self._best_point(space, posterior, groups, key)
+            point, mean = self._best_point(space, posterior, cube, key)
             carry = (cube.at[count].set(point), targets.at[count].set(mean), count + 1)
             return carry, point
 
@@ -152,15 +161,16 @@ class BayesianSearch(Searcher):
         return jax.vmap(space.from_cube)(cube)
 
     def _best_point(
-        self, space: Space, posterior: gp.Posterior, groups: tuple[int, ...], key: Key
+        self, space: Space, posterior: gp.Posterior, cube: jax.Array, key: Key
     ) -> tuple[jax.Array, jax.Array]:
         """The cube's point of largest EI, [d], and its posterior mean."""
+        groups = _groups(space)
         known, _ = gp.predict(posterior, posterior.inputs, groups)
         known = jnp.where(posterior.mask & jnp.isfinite(known), known, jnp.inf)
-        incumbent, best = posterior.inputs[jnp.argmin(known)], jnp.min(known)
+        incumbent, best = cube[jnp.argmin(known)], jnp.min(known)
 
         def acquisition(points: jax.Array) -> jax.Array:
-            mean, deviation = gp.predict(posterior, points, groups)
+            mean, deviation = gp.predict(posterior, _features(space, points), groups)
             return gp.log_expected_improvement(mean, deviation, best)
 
         def into(points: jax.Array) -> jax.Array:
@@ -169,7 +179,10 @@ class BayesianSearch(Searcher):
                 points
             )
 
-        points = into(_candidates(key, incumbent, self.num_candidates))
+        points = _candidates(key, incumbent, self.num_candidates)
+        if space.has_choices:
+            points = _with_other_options(space, key, points)
+        points = into(points)
         scores = _or_worst(acquisition(points))
         _, top = jax.lax.top_k(scores, min(_NUM_POLISHED, self.num_candidates))
         polished = _climb(acquisition, into, points[top])
@@ -177,7 +190,7 @@ class BayesianSearch(Searcher):
         points = jnp.concatenate([points, polished])
         scores = jnp.concatenate([scores, _or_worst(acquisition(polished))])
         point = points[jnp.argmax(scores)]
-        mean, _ = gp.predict(posterior, point[None], groups)
+        mean, _ = gp.predict(posterior, _features(space, point[None]), groups)
         return point, mean[0]
 
 
@@ -208,13 +221,40 @@ def standardise(values: jax.Array, mask: jax.Array) -> jax.Array:
     return centered / jnp.where(deviation > 0, deviation, 1.0)
 
 
+def _features(space: Space, cube: jax.Array) -> jax.Array:
+    """What the process sees of points [n, d]: an unordered choice as one-hot / √2.
+
+    Equal options are then at distance 0 and different ones at distance 1.
+    """
+    if not any(map(_is_unordered, space.discrete.values())):
+        return cube
+    columns, start = [], 0
+    for _, entry in space.entries:
+        piece = cube[:, start : start + entry.size]
+        if _is_unordered(entry):
+            count = len(entry.options)
+            index = entry.project(count * piece[:, 0] - 0.5).astype(int)
+            piece = jax.nn.one_hot(index, count, dtype=cube.dtype) / math.sqrt(2)
+        columns.append(piece)
+        start += entry.size
+    return jnp.concatenate(columns, axis=1)
+
+
 def _groups(space: Space) -> tuple[int, ...]:
-    """The index of each coordinate's length-scale."""
-    if space.dim <= _MAX_OWN_LENGTHS:
-        return tuple(range(space.dim))
-    return tuple(
-        i for i, (_, entry) in enumerate(space.entries) for _ in range(entry.size)
-    )
+    """The index of each feature's length-scale; an unordered choice has one."""
+    shared = space.dim > _MAX_OWN_LENGTHS
+    groups: list[int] = []
+    for _, entry in space.entries:
+        first = groups[-1] + 1 if groups else 0
+        if _is_unordered(entry):
+            groups += [first] * len(entry.options)
+        else:
+            groups += [first if shared else first + i for i in range(entry.size)]
+    return tuple(groups)
+
+
+def _is_unordered(entry: Entry) -> TypeGuard[Choice]:
+    return isinstance(entry, Choice) and not entry.ordered
 
 
 def _filled(buffer: jax.Array, count: jax.Array) -> jax.Array:
@@ -242,6 +282,14 @@ def _candidates(key: Key, incumbent: jax.Array, num: int) -> jax.Array:
     moves = jax.random.bernoulli(keys[2], min(1.0, 20.0 / dim), shape)
     shift = distance * moves * jax.random.normal(keys[3], shape)
     return jnp.concatenate([uniform, jnp.clip(incumbent[None] + shift, 0.0, 1.0)])
+
+
+def _with_other_options(space: Space, key: Key, points: jax.Array) -> jax.Array:
+    """Some choices of the points [n, d] drawn anew: a small move seldom changes one."""
+    keys = jax.random.split(jax.random.fold_in(key, _CANDIDATES))
+    anew = jax.random.bernoulli(keys[0], _OTHER_OPTION, points.shape)
+    drawn = jax.random.uniform(keys[1], points.shape)
+    return jnp.where(anew & space.is_choice[None], drawn, points)
 
 
 def _climb(acquisition, into, points: jax.Array) -> jax.Array:

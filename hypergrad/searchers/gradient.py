@@ -1,16 +1,23 @@
 """Gradient search: several projected descents along the hypergradient."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hypergrad.searchers.base import Searcher, check_positive, start, starts
 from hypergrad.searchers.outer import Outer
 from hypergrad.space import Space
 from hypergrad.typing import Key
+
+# Tags the order of choices apart from the starting points fold_in(key, index).
+_ORDER = 2**31 - 2
+# Above this many combinations of choices they are drawn instead of dealt.
+_MAX_DEALT = 2**16
 
 
 class Best(NamedTuple):
@@ -44,6 +51,12 @@ class GradientSearch(Searcher):
     gradient known there, with a fresh optimiser and half its step from then on. A start
     that has never been finite draws a new random point instead.
 
+    A choice has no derivative, so each start has one combination of choices and keeps
+    it. The starts go through all combinations, the default's first and the others in an
+    order drawn from the key, before one comes again; whichever is the first in its
+    combination begins at the default λ, so that options are compared on equal terms.
+    (Of more than 2^16 combinations each start draws one.)
+
     Args:
         outer: the optimiser of the coordinates.
         starts: number of independent descents, and so of points per ask.
@@ -64,7 +77,10 @@ class GradientSearch(Searcher):
 
     def init(self, space: Space, num_trials: int, key: Key) -> GradientState:
         """Place the starts."""
+        _check_continuous(space)
         coords = starts(space, key, jnp.arange(self.starts))
+        if space.has_choices:
+            coords = _deal(space, key, coords)
         best = Best(coords, jnp.full(self.starts, jnp.inf), jnp.zeros_like(coords))
         return GradientState(
             coords=coords,
@@ -102,6 +118,9 @@ class GradientSearch(Searcher):
         fresh = self.starts * (state.num_done + 1) + jnp.arange(self.starts)
 
         def step(trial: Best, best: Best, optimizer, scale, index):
+            trial = trial._replace(
+                grad=_hold(space, trial.grad, jnp.zeros_like(trial.grad))
+            )
             ok = jnp.isfinite(trial.value) & jnp.all(jnp.isfinite(trial.grad))
             best = _where(ok & (trial.value < best.value), trial, best)
             lost = ~jnp.isfinite(best.value)
@@ -114,8 +133,8 @@ class GradientSearch(Searcher):
             moved = space.project(here.coords + decay * scale * jnp.asarray(updates))
 
             drawn = start(space, state.key, index)
-            after = _where(lost, (drawn, unused), (moved, optimizer))
-            return *after, best, scale
+            after, optimizer = _where(lost, (drawn, unused), (moved, optimizer))
+            return _hold(space, after, trial.coords), optimizer, best, scale
 
         trials = Best(coords, values.astype(coords.dtype), grads)
         moved, optimizer, best, scale = jax.vmap(step)(
@@ -127,6 +146,53 @@ class GradientSearch(Searcher):
             optimizer=optimizer,
             scale=scale,
             num_done=state.num_done + 1,
+        )
+
+    def describe(self, space: Space, num_trials: int) -> str:
+        """The trials, and through how many combinations of choices they descend."""
+        _check_continuous(space)
+        text = super().describe(space, num_trials)
+        if not space.has_choices:
+            return text
+        total = _num_combinations(space)
+        return f"{text}; descends in {min(total, self.starts)} of {total} combinations"
+
+
+def _deal(space: Space, key: Key, coords: jax.Array) -> jax.Array:
+    """Give each of the starts [s, d] a combination, and the first of each default λ."""
+    total = _num_combinations(space)
+    default = space.to_coords(space.defaults())
+    index = np.arange(len(coords))
+    coords = jnp.where(
+        (index < total)[:, None] & ~space.is_choice, default[None], coords
+    )
+    if total > _MAX_DEALT:
+        return coords
+    sizes = tuple(len(choice.options) for choice in space.discrete.values())
+    defaults = [c.index(c.default_option) for c in space.discrete.values()]
+    first = int(np.ravel_multi_index(defaults, sizes))
+    others = jax.random.permutation(jax.random.fold_in(key, _ORDER), total - 1)
+    others = others + (others >= first)
+    order = jnp.concatenate([jnp.full(1, first), others])[index % total]
+    options = jnp.stack(jnp.unravel_index(order, sizes), axis=1)
+    columns = np.flatnonzero(space.is_choice)
+    return coords.at[:, columns].set(options.astype(coords.dtype))
+
+
+def _hold(space: Space, moved: jax.Array, held: jax.Array) -> jax.Array:
+    """`moved` [d], but `held` where a coordinate is a choice."""
+    return jnp.where(space.is_choice, held, moved) if space.has_choices else moved
+
+
+def _num_combinations(space: Space) -> int:
+    return math.prod(len(choice.options) for choice in space.discrete.values())
+
+
+def _check_continuous(space: Space) -> None:
+    if not space.continuous:
+        raise ValueError(
+            f"space must have a continuous hyperparameter to descend in; got choices "
+            f"only, {list(space.discrete)}; use GridSearch or another search by values"
         )
 
 

@@ -1,7 +1,7 @@
 """Grid search over tied coordinates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -26,7 +26,11 @@ class GridSearch(PlannedSearch):
     default. Of n trials the first is the default; the others are a grid of L = ⌊(n -
     1)^(1/m)⌋ levels on each of the m axes, and one more on earlier axes while that
     fits. An axis left with a single level stays at its default. Levels are the centres
-    of equal cells: on the bounds of a space, trials would be wasted on extremes.
+    equal cells: on the bounds of a space, trials would be wasted on extremes.
+
+    An axis of a choice has exactly its options, or none but the default where n is too
+    small for all; such axes come before all others. A grid over choices alone holds the
+    default already, and spends no further trial on it.
 
     Args:
         batch: points per ask.
@@ -66,14 +70,19 @@ class GridSearch(PlannedSearch):
             return jnp.zeros((0, space.dim))
         centers = [(np.arange(count) + 0.5) / count for count in levels.values()]
         cube = np.stack(np.meshgrid(*centers, indexing="ij"), axis=-1)
-        axes = dict(self._ties(space).axes)
-        ties = space.tie({axis: axes[axis] for axis in levels})
-        return jax.vmap(ties.expand)(jnp.asarray(cube.reshape(-1, len(levels)), float))
+        cube = cube.reshape(-1, len(levels))
+        if self._holds_default(space, levels):
+            choices = [space.discrete[name] for (name,) in self._targets(space, levels)]
+            default = [c.index(c.default_option) for c in choices]
+            cells = np.floor(cube * list(levels.values()))
+            cube = cube[(cells != default).any(axis=1)]
+        ties = space.tie(dict(zip(levels, self._targets(space, levels), strict=True)))
+        return jax.vmap(ties.expand)(jnp.asarray(cube, float))
 
     def num_trials(self, space: Space, budget_trials: int) -> int:
         """The default and the points of the largest grid that the budget holds."""
         levels = self._levels(space, budget_trials)
-        return 1 + math.prod(levels.values()) if levels else 1
+        return self._num_points(space, levels) + 1 if levels else 1
 
     def describe(self, space: Space, num_trials: int) -> str:
         """The axes, the number of levels of each, and which coordinates are tied."""
@@ -88,7 +97,7 @@ class GridSearch(PlannedSearch):
         held = space.dim - sum(sizes[axis] for axis in levels)
         return (
             f"grid over {' × '.join(levels)}: {'×'.join(map(str, levels.values()))} = "
-            f"{math.prod(levels.values())} points and the default"
+            f"{self._num_points(space, levels)} points and the default"
             + (f"; tied: {', '.join(tied)}" if tied else "")
             + (f"; {held} coordinates stay at their default" if held else "")
         )
@@ -99,9 +108,16 @@ class GridSearch(PlannedSearch):
 
     def _levels(self, space: Space, num_trials: int) -> dict[str, int]:
         """Levels of every axis that has more than one."""
-        names, room = self._ties(space).names, max(num_trials - 1, 1)
+        options = self._options(space)
+        chosen: dict[str, int] = {}
+        for axis, count in options.items():
+            more = chosen | {axis: count}
+            if self._num_points(space, more) < num_trials:
+                chosen = more
+        names = [name for name in self._ties(space).names if name not in options]
+        room = max((num_trials - 1) // math.prod(chosen.values()), 1)
         base = 1
-        while (base + 1) ** len(names) <= room:
+        while names and (base + 1) ** len(names) <= room:
             base += 1
         levels = dict.fromkeys(names, base)
         for name in names:
@@ -109,4 +125,28 @@ class GridSearch(PlannedSearch):
             if others * (base + 1) > room:
                 break
             levels[name] = base + 1
-        return {name: count for name, count in levels.items() if count > 1}
+        levels |= chosen
+        ordered = {name: levels.get(name, 1) for name in self._ties(space).names}
+        return {name: count for name, count in ordered.items() if count > 1}
+
+    def _options(self, space: Space) -> dict[str, int]:
+        """The levels of each axis that has choices: the most options of any of them."""
+        ties, discrete = self._ties(space), space.discrete
+        sizes = {
+            axis: [len(discrete[name].options) for name in targets if name in discrete]
+            for axis, targets in ties.axes
+        }
+        return {axis: max(counts) for axis, counts in sizes.items() if counts}
+
+    def _num_points(self, space: Space, levels: dict[str, int]) -> int:
+        """How many points of the grid are not the default."""
+        return math.prod(levels.values()) - self._holds_default(space, levels)
+
+    def _holds_default(self, space: Space, levels: Iterable[str]) -> bool:
+        """Whether every axis is a single choice: the default is then on the grid."""
+        targets = self._targets(space, levels)
+        return all(len(each) == 1 and each[0] in space.discrete for each in targets)
+
+    def _targets(self, space: Space, levels: Iterable[str]) -> list[tuple[str, ...]]:
+        axes = dict(self._ties(space).axes)
+        return [axes[axis] for axis in levels]

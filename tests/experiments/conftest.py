@@ -1,5 +1,6 @@
-"""A task file, and a comparison made of random numbers."""
+"""A task file, publishers' data, and a comparison made of random numbers."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,17 @@ from experiments.results import (
 @pytest.fixture
 def toy() -> Path:
     return Path(__file__).parent / "toy.py"
+
+
+@pytest.fixture
+def real_data(monkeypatch) -> Path:
+    """The folder of publishers' files, which HYPERGRAD_DATA then names."""
+    beside = Path(__file__).parents[2] / "../shared/data"
+    folder = Path(os.environ.get("HYPERGRAD_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip("no publishers' files: HYPERGRAD_DATA names no folder")
+    monkeypatch.setenv("HYPERGRAD_DATA", str(folder.resolve()))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,87 @@
+"""Rows of different choices: a problem for each choice, and one shape for all.
+
+What is compiled depends on the options, so the rows of one ask are run choice by
+choice. A choice has few rows in one ask and many in another; cut into pieces of one
+width, of which the last is filled up, they all go through the choice's one program.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypergrad.space import Space
+from hypergrad.typing import PyTree
+
+Made = TypeVar("Made")
+Choices = dict[str, Any]
+
+
+def once_per_choice(make: Callable[[Choices], Made]) -> Callable[[Choices], Made]:
+    """`make`, called once for each distinct choice of one space.
+
+    >>> wide = once_per_choice(lambda choices: ["w"] * choices["width"])
+    >>> wide({"width": 2}) is wide({"width": 2})
+    True
+    """
+    made: dict[tuple, Made] = {}
+
+    def remembered(choices: Choices) -> Made:
+        key = tuple(choices.values())  # The options of a Choice are never equal.
+        if key not in made:
+            made[key] = make(choices)
+        return made[key]
+
+    return remembered
+
+
+def map_by_choice(
+    run: Callable[[Choices, np.ndarray], PyTree],
+    space: Space,
+    coords: jax.Array,
+    width: int,
+) -> PyTree:
+    """`run(choices, rows)` over rows of equal choices, gathered in the rows' order.
+
+    Args:
+      run: gives arrays [width, ...] for `rows` [width], indices into `coords`; the last
+        piece of a choice repeats a row to be as wide, and that is thrown away.
+      space: knows the choices.
+      coords: concrete coordinates [n, d].
+      width: rows a piece: `execution.width(n)`. One wastes none; n lays all rows of a
+        choice side by side.
+
+    Returns:
+      What `run` gives, [n, ...].
+
+    >>> from hypergrad.choices import Choice
+    >>> space = Space({"width": Choice((10, 20))})
+    >>> coords = jnp.array([[0.0], [1.0], [0.0]])
+    >>> print(map_by_choice(lambda c, rows: c["width"] + rows, space, coords, width=2))
+    [10 21 12]
+    """
+    order, parts = [], []
+    for choices, rows in _pieces(space, coords, width):
+        filled = np.resize(rows, width) if len(rows) < width else rows
+        part = run(choices, filled)
+        if len(rows) == len(coords) == width:
+            return part
+        order.append(rows)
+        parts.append(jax.tree.map(lambda x, k=len(rows): np.asarray(x)[:k], part))
+    back = np.argsort(np.concatenate(order))
+    return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[back]), *parts)
+
+
+def _pieces(
+    space: Space, coords: jax.Array, width: int
+) -> Iterator[tuple[Choices, np.ndarray]]:
+    """The choices and rows of each piece: at most `width` rows of equal choices."""
+    indices = np.asarray(coords)[:, space.is_choice]
+    found, group = np.unique(indices, axis=0, return_inverse=True)
+    for i in range(len(found)):
+        (rows,) = np.nonzero(group.reshape(-1) == i)
+        choices = space.choices(coords[rows[0]])
+        for start in range(0, len(rows), width):
+            yield choices, rows[start : start + width]
