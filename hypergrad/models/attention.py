@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hypergrad.models.layers import Dropout, check_sizes
+from hypergrad.models.layers import Dropout, Embedding, check_sizes
 from hypergrad.models.norms import make_norm
 from hypergrad.models.sequences import Outputs, check_inputs, pick
 from hypergrad.typing import Scalar
@@ -62,9 +62,9 @@ class Transformer(nnx.Module):
         if width % heads:
             raise ValueError(f"heads must divide width ({width}), got {heads}")
         size = check_inputs(in_features, vocabulary, outputs)
-        make = nnx.Linear if vocabulary is None else nnx.Embed
+        make = nnx.Linear if vocabulary is None else Embedding
         self.embedding = make(size, width, rngs=rngs)
-        self.positions = nnx.Embed(length, width, rngs=rngs)
+        self.positions = Embedding(length, width, rngs=rngs)
         self.dropout = Dropout(rngs=rngs)
         causal = outputs == "every"
         self.blocks = nnx.List(
@@ -76,7 +76,7 @@ class Transformer(nnx.Module):
 
     def __call__(self, x: jax.Array, dropout: float | Scalar = 0.0) -> jax.Array:
         """[B, L, in_features], or tokens [B, L], to the outputs."""
-        length, most = x.shape[1], self.positions.num_embeddings
+        length, most = x.shape[1], self.positions.num_tokens
         if length > most:
             raise ValueError(f"the input has {length} positions, at most {most}")
         x = self.embedding(x)

@@ -56,6 +56,22 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be a Python int >= 1, got {size!r}")
 
 
+class Embedding(nnx.Module):
+    """A learned vector for each token: tokens [...] to vectors [..., features].
+
+    In the dtype of its weights: flax's own rounds float64 weights to float32.
+    """
+
+    def __init__(self, num_tokens: int, features: int, *, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+        self.embedding = nnx.Param(init(rngs.params(), (num_tokens, features)))
+        self.num_tokens = num_tokens
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """[...] to [..., features]."""
+        return jnp.take(self.embedding[...], tokens, axis=0)
+
+
 class Dropout(nnx.Module):
     """Dropout at a rate that may be a hyperparameter, in train mode only.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hypergrad.models.layers import Dropout, check_sizes, choose
+from hypergrad.models.layers import Dropout, Embedding, check_sizes, choose
 from hypergrad.models.sequences import Outputs, check_inputs, pick
 from hypergrad.typing import PyTree, Scalar
 
@@ -109,7 +109,7 @@ class Recurrent(nnx.Module):
         size = check_inputs(in_features, vocabulary, outputs)
         self.embedding = nnx.data(None)
         if vocabulary is not None:
-            self.embedding = nnx.Embed(vocabulary, units, rngs=rngs)
+            self.embedding = Embedding(vocabulary, units, rngs=rngs)
             size = units
         sizes = [size] + [units] * (layers - 1)
         self.layers = nnx.List(_Layer(n, units, cell, rngs=rngs) for n in sizes)
