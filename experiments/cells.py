@@ -7,13 +7,14 @@ every fault of every step in one `ConfigError`.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.build import Faults, build, concrete, table_of
+from experiments.choices import TaskChoice, as_written, read_choices, rebuilt
 from experiments.config import SECTIONS, Budget, Config, Method, Range, validate
 from experiments.documents import (
     Document,
@@ -28,6 +29,7 @@ from experiments.documents import (
 )
 from experiments.faults import ConfigError, did_you_mean, one_of, show
 from experiments.registry import TASKS, Task
+from experiments.spaces import full_space, with_ranges
 
 if TYPE_CHECKING:
     import hypergrad as hg
@@ -60,6 +62,7 @@ class Cell:
         name: of the config.
         study, method: labels; `study_title` and `title` are how reports call them.
         task, estimator, searcher: values; a reference has no estimator or searcher.
+        choices: fields of the task that are searched; `task` has their defaults.
         reference, winner_of: see `experiments.config.Method`.
         candidates: hashes of the cells among which `winner_of` chooses.
     """
@@ -74,19 +77,32 @@ class Cell:
     searcher: Any
     budget: Budget
     ranges: tuple[tuple[str, Range], ...] = ()
+    choices: tuple[TaskChoice, ...] = ()
     reference: bool = False
     winner_of: str | None = None
     candidates: tuple[str, ...] = ()
 
     @cached_property
     def space(self) -> "hg.Space":
-        """The task's Space with this cell's bounds and defaults."""
-        return _with_ranges(self.task.space(), self.ranges)
+        """The task's Space with this cell's bounds, defaults and choices."""
+        return full_space(self.task, self.ranges, self.choices)
+
+    @cached_property
+    def task_of(self) -> Callable[[dict[str, Any]], Task]:
+        """{name: option} -> the task with these options, built once."""
+        from hypergrad.by_choice import once_per_choice
+
+        def build(options: dict[str, Any]) -> Task:
+            fields = as_written(self.choices, options)
+            return rebuilt(self.task, fields) if fields else self.task
+
+        return once_per_choice(build)
 
     @cached_property
     def table(self) -> dict[str, Any]:
         """The resolved tables, every default written out; labels are no part of it."""
         names = {cls: name for name, cls in TASKS.items()}
+        choices = {choice.name: list(choice.values) for choice in self.choices}
         return {
             "task": table_of(self.task, names),
             "estimator": table_of(self.estimator),
@@ -95,12 +111,13 @@ class Cell:
             "hparams": {name: table_of(entry) for name, entry in self.ranges},
             "reference": self.reference,
             "winner_of": list(self.candidates) or None,
-        }
+        } | ({"choices": choices} if choices else {})
 
     @cached_property
     def training(self) -> str:
         """A name for all cells that train alike: estimator, task and their hash."""
-        same = {name: self.table[name] for name in ("task", "hparams", "estimator")}
+        alike = {"task", "hparams", "estimator", "choices"}
+        same = {name: part for name, part in self.table.items() if name in alike}
         return f"{same['estimator']['name']} on {same['task']['name']} {_digest(same)}"
 
     @cached_property
@@ -233,9 +250,14 @@ class _Reader:
                     continue
                 earlier = dict(itertools.islice(searches.items(), index))
                 labels = self._candidates(label, method.winner_of, earlier)
-                hashes = [c.hash for c in built if (c.study, c.method) in labels]
+                rivals = [c for c in built if (c.study, c.method) in labels]
+                hashes = [c.hash for c in rivals]
                 document = self._overlaid(base, "methods", label)
                 for cell in self._cell(document, study, title, label, method):
+                    if any(c.choices != cell.choices for c in rivals):
+                        path = ("compare", "methods", label, "winner_of")
+                        message = "is of a study with other [choices] than this one"
+                        self.faults.add(path, message, got=show(method.winner_of))
                     built.append(replace(cell, candidates=tuple(hashes)))
                     yield built[-1]
 
@@ -277,14 +299,17 @@ class _Reader:
             searcher = build(faults, ("searcher",), self.catalog.searchers, "searcher")
             estimator = self._estimator(faults, searcher)
         budget = validate(faults, ("budget",), Budget)
+        choices: tuple[TaskChoice, ...] = ()
+        if task is not None and subtree(document, ("choices",)):
+            task, choices = read_choices(faults, task)
         ranges = self._ranges(faults, task)
-        if searcher is not None and not faults.found:
+        if task is not None and searcher is not None and not faults.found:
             try:
-                searcher.describe(_with_ranges(task.space(), ranges), 2)
+                searcher.describe(full_space(task, ranges, choices), 2)
             except ValueError as error:
                 faults.add(("searcher",), str(error))
         self.faults.found += faults.found
-        if not faults.found and budget is not None:
+        if not faults.found and budget is not None and task is not None:
             label = label or type(searcher).__name__
             yield Cell(
                 name=self.name,
@@ -297,6 +322,7 @@ class _Reader:
                 searcher=searcher,
                 budget=budget,
                 ranges=ranges,
+                choices=choices,
                 reference=reference,
                 winner_of=how.winner_of,
             )
@@ -336,7 +362,7 @@ class _Reader:
                 faults.unknown(("hparams", name), known)
             elif entry is not None:
                 try:
-                    _with_ranges(space, ((name, entry),))
+                    with_ranges(space, ((name, entry),))
                 except ValueError as error:
                     given = show(entry.model_dump(exclude_none=True))
                     faults.add(("hparams", name), str(error), got=given)
@@ -354,17 +380,13 @@ class _Reader:
 
 
 def _sections(document: Document) -> Document:
-    return {path: leaf for path, leaf in document.items() if path[0] in SECTIONS}
+    return {
+        _split(path) if path[0] == "choices" else path: leaf
+        for path, leaf in document.items()
+        if path[0] in SECTIONS
+    }
 
 
 def _split(path: tuple[str, ...]) -> tuple[str, ...]:
     """`"task.noise"` and `task.noise` are the same axis."""
     return tuple(".".join(path).split("."))
-
-
-def _with_ranges(space: "hg.Space", ranges: Iterable[tuple[str, Range]]) -> "hg.Space":
-    entries = dict(space.entries)
-    for name, entry in ranges:
-        changes = entry.model_dump(exclude_none=True)
-        entries[name] = replace(entries[name], **changes)
-    return type(space)(entries)

@@ -6,6 +6,7 @@
     [searcher]   name = "GradientSearch"
     [budget]     trainings = 160
     [hparams.momentum]  default = 0.8     # bounds or default of the task's Space
+    [choices]    "model.depth" = [1, 2]   # discrete: fields of the task, their options
     [ablate]     "task.noise" = [0.0, 0.2, 0.4]
     [compare.studies.LABEL]  [compare.methods.LABEL]   # overlays of all the above
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from experiments.build import Faults
 from experiments.documents import Keys, value_at
 
-SECTIONS = ("task", "estimator", "searcher", "budget", "hparams")
+SECTIONS = ("task", "estimator", "searcher", "budget", "hparams", "choices")
 Model = TypeVar("Model", bound=BaseModel)
 Choice = Any  # "Name" or {name = "Name", ...}; experiments.build judges it.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # What numpy and jax both take.
@@ -82,6 +83,7 @@ class Overlay(Frozen):
     searcher: Choice = {}
     budget: dict[str, Any] = {}
     hparams: dict[str, Any] = {}
+    choices: dict[str, Any] = {}
 
 
 class Study(Overlay):
@@ -122,6 +124,7 @@ class Config(Frozen):
     searcher: Choice = {}
     budget: Budget = Budget()
     hparams: dict[str, Range] = {}
+    choices: dict[str, Any] = {}
     ablate: dict[str, Any] = {}
     compare: Compare = Compare()
     expect: dict[str, Expected] = {}

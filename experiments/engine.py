@@ -6,6 +6,7 @@ the test data.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cells import Cell, Experiment
+from experiments.choices import told
 from experiments.faults import ConfigError, Fault
 from experiments.files import StoreError
 from experiments.programs import Programs
@@ -77,6 +79,7 @@ def run_experiment(
                 label=label,
                 title=titles[label],
                 methods=methods,
+                defaults=_defaults(experiment, label),
                 notes=_notes(experiment, label),
             )
             for label, methods in studies.items()
@@ -136,7 +139,7 @@ def _kind(cell: Cell) -> Kind:
 
 def _note(cell: Cell, known: dict[str, Any], seeds: list[SeedResult]) -> str:
     if cell.searcher is None:
-        return ""
+        return _chosen(seeds)
     text = cell.searcher.describe(cell.space, len(seeds[0].values))
     if cell.searcher.needs_gradient:
         text += f"; one gradient counts as {known['cost_multiple']:g} trainings"
@@ -144,7 +147,22 @@ def _note(cell: Cell, known: dict[str, Any], seeds: list[SeedResult]) -> str:
     if doubtful := sum(seed.doubtful for seed in seeds):
         count = sum(len(seed.values) for seed in seeds)
         text += f"; the estimator doubts {doubtful} of its {count} hypergradients"
-    return text
+    return "; ".join(filter(None, (text, _chosen(seeds))))
+
+
+def _defaults(experiment: Experiment, label: str) -> dict[str, Any]:
+    """Of the study's first search: what it begins with."""
+    cells = [cell for cell in experiment.cells if cell.study == label]
+    space = next((cell for cell in cells if cell.searcher), cells[0]).space
+    hparams = {n: np.asarray(x).tolist() for n, x in space.defaults().items()}
+    return space.default_choices() | hparams
+
+
+def _chosen(seeds: list[SeedResult]) -> str:
+    """How often which options were chosen; nothing without choices."""
+    counts = Counter(told(seed.choices) for seed in seeds if seed.choices)
+    each = [f"{text} ({count} of {len(seeds)})" for text, count in counts.most_common()]
+    return f"chose {'; '.join(each)}" if each else ""
 
 
 def _notes(experiment: Experiment, label: str) -> list[str]:
@@ -157,6 +175,11 @@ def _notes(experiment: Experiment, label: str) -> list[str]:
             f"each search's {budget.finalists} best trials are trained again with "
             f"{budget.retrain} keys, and the one of least mean validation loss is "
             f"chosen: {extra} trainings beyond the budget, the same for all"
+        )
+    if any(cell.choices for cell in cells):
+        notes.append(
+            "a training counts as one whatever its choices, and a gradient costs what "
+            "it does at their defaults"
         )
     seen = [cell.title for cell in cells if cell.task.fits_validation]
     if seen:
@@ -173,8 +196,8 @@ def _named(label: str, methods: Iterable[MethodResult]):
 
 def _winner(
     cell: Cell, earlier: list[tuple[str, MethodResult]], seed: int
-) -> dict[str, Any]:
-    """λ of the best searching method of an earlier study, judged on validation."""
+) -> SeedResult:
+    """The best searching method's result in an earlier study, judged on validation."""
     wanted = cell.winner_of or ""
     candidates = [
         result
@@ -192,4 +215,4 @@ def _winner(
         mean = sign * float(np.mean(result.validation))
         return mean if np.isfinite(mean) else -np.inf
 
-    return max(candidates, key=score).hparams
+    return max(candidates, key=score)

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.files import write_bytes
 from experiments.results import Comparison, MethodResult, StudyResult
-from experiments.statistics import band, over_seeds, seed_means
+from experiments.statistics import band, over_seeds, seed_means, untuned
 
 INK, FAINT = "#222222", "#8a8a8a"
 _WARM = ("#D55E00", "#E69F00", "#A63A00")
@@ -72,6 +72,7 @@ def figures(study: StudyResult, page: Comparison) -> dict[str, Figure]:
         "summary": lambda: summary(study, page),
         "schedules": lambda: schedules(study),
         "distributions": lambda: distributions(study),
+        "pictures": lambda: pictures(study),
         "trajectories": lambda: trajectories(study),
     }
     with mpl.rc_context(STYLE):
@@ -118,7 +119,7 @@ def schedules(study: StudyResult) -> Figure | None:
     if not names or len(searches) > MAX_PANELS:
         return None
     hues = colors(study)
-    known = next((m for m in study.methods if m.kind == "reference"), None)
+    known = untuned(study)
     figure = Figure(figsize=(11.0, 2.5 * len(names) + 0.2))
     grid = figure.subplots(len(names), len(searches), sharey="row", squeeze=False)
     for row, name in zip(grid, names, strict=True):
@@ -182,6 +183,29 @@ def distributions(study: StudyResult) -> Figure | None:
         axes.legend(loc="upper center", ncols=len(groups))
 
     return _panels(list(found)[:MAX_PANELS], draw, columns=2, height=2.6)
+
+
+def pictures(study: StudyResult) -> Figure | None:
+    """Images of the first seed: a row for a method and title, on a scale of its own."""
+    found = [
+        (title, method, np.asarray(images)[:MAX_PANELS])
+        for method in study.methods
+        for title, images in method.seeds[0].pictures.items()
+    ][: 2 * MAX_PANELS]
+    if not found:
+        return None
+    figure = Figure(figsize=(11.0, 1.3 * len(found)))
+    rows = figure.subplots(len(found), 1, squeeze=False).ravel()
+    for axes, (title, method, images) in zip(rows, found, strict=True):
+        low, high = images.min(), images.max()
+        gaps = [(0, 0), (0, 0), (0, 1), (0, 0)][: images.ndim]
+        strip = np.concatenate(np.pad(images, gaps, constant_values=high), axis=1)
+        shown = (strip - low) / max(high - low, 1e-12)
+        axes.imshow(shown.squeeze(), cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
+        axes.set_anchor("W")
+        axes.set_title(f"{method.title}: {title}", fontsize=8.5)
+    return figure
 
 
 def write_pngs(folder: Path, name: str, drawn: dict[str, Figure]) -> list[Path]:

@@ -17,9 +17,10 @@ class Programs:
     def get(self, name: tuple, fn: Callable, *args) -> Callable:
         """`fn` compiled for arguments like `args`; equal names share one program.
 
-        A task that builds new functions for each seed is compiled for each seed.
+        A task that builds new functions, or sparse matrices with another number of
+        entries, for each seed is compiled for each seed.
         """
-        name += (jax.tree.structure(args),)
+        name += (jax.tree.structure(args), *map(jax.typeof, jax.tree.leaves(args)))
         if name not in self._compiled:
             start = time.perf_counter()
             self._compiled[name] = jax.jit(fn).lower(*args).compile()

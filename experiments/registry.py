@@ -13,12 +13,13 @@ The project's own tasks live in experiments/tasks; a researcher's come from
 """
 
 import abc
+import functools
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +27,7 @@ from experiments.faults import ConfigError, Fault
 
 if TYPE_CHECKING:
     from jax import Array
+    from jax.typing import ArrayLike
 
     import hypergrad as hg
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 Metrics = Callable[..., "Mapping[str, Array]"]
 
 TASKS: dict[str, type["Task"]] = {}
+Registered = TypeVar("Registered", bound="Task")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Task(BaseModel, abc.ABC):
@@ -83,11 +88,17 @@ class Task(BaseModel, abc.ABC):
         """Entries of λ in groups worth comparing: {title: {group: [n]}}."""
         return {}
 
+    def pictures(
+        self, seed: int, hparams: "Mapping[str, Array]"
+    ) -> "Mapping[str, ArrayLike]":
+        """Images that λ is made of or points at: {title: [n, height, width, ...]}."""
+        return {}
 
-def register(name: str) -> Callable[[type[Task]], type[Task]]:
+
+def register(name: str) -> Callable[[type[Registered]], type[Registered]]:
     """Class decorator: makes the task known to configs as `name`."""
 
-    def add(cls: type[Task]) -> type[Task]:
+    def add(cls: type[Registered]) -> type[Registered]:
         other = TASKS.get(name)
         if other is not None and other.__qualname__ != cls.__qualname__:
             raise ValueError(f"two tasks are named {name!r}: {other} and {cls}")
@@ -95,6 +106,15 @@ def register(name: str) -> Callable[[type[Task]], type[Task]]:
         return cls
 
     return add
+
+
+def remembered(fn: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorator: a function of a task is called once for equal options.
+
+    Functions that it makes are then the same objects, and so are traced once.
+    """
+    # Type checkers do not see that a subclass of a task has the hash of its options.
+    return cast(Any, functools.lru_cache(maxsize=64)(fn))
 
 
 def load_tasks(files: tuple[Path, ...] = ()) -> None:

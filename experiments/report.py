@@ -1,6 +1,7 @@
 """One self-contained HTML page for a comparison, and its figures as PNGs beside it."""
 
 import base64
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,20 @@ import numpy as np
 
 from experiments import estimator_plots, plots
 from experiments.files import make_folder, write_bytes
+from experiments.learned import learned
 from experiments.results import (
     Comparison,
     EstimatorRow,
     MethodResult,
     StudyResult,
 )
-from experiments.statistics import best_so_far, over_seeds, t_interval
+from experiments.statistics import (
+    best_so_far,
+    difference,
+    over_seeds,
+    t_interval,
+    untuned,
+)
 from experiments.verdict import number, verdicts, with_interval
 
 CAPTIONS = {
@@ -26,6 +34,7 @@ CAPTIONS = {
     ),
     "schedules": "Learned schedules, a line for each seed; dashed, the default.",
     "distributions": "Entries of the chosen hyperparameters, all seeds together.",
+    "pictures": "What the chosen hyperparameters look like, on the first seed.",
     "estimators": (
         "Cosine of the mean estimate to the exact hypergradient; standard deviation, "
         "over keys, of the difference between the two at the same key, relative to "
@@ -37,14 +46,14 @@ CAPTIONS = {
 COLUMNS = (
     "method",
     "best validation loss",
+    "validation loss F, retrained",
     "validation {metric}",
     "test {metric}",
+    "test less untuned",
     "gap",
     "trainings",
     "trials",
-    "training s",
-    "searcher s",
-    "compile s",
+    "training + searcher + compile, s",
 )
 
 ESTIMATOR_COLUMNS = (
@@ -75,7 +84,8 @@ def write_report(folder: Path, comparison: Comparison) -> Path:
 
 def rows(study: StudyResult) -> list[list[str]]:
     """The table of a study as text: a row a method, in the order of `COLUMNS`."""
-    return [_row(method) for method in study.methods]
+    reference = untuned(study)
+    return [_row(method, reference) for method in study.methods]
 
 
 def columns(comparison: Comparison) -> list[str]:
@@ -107,10 +117,11 @@ def _estimator_row(row: EstimatorRow) -> list[str]:
     ]
 
 
-def _row(method: MethodResult) -> list[str]:
+def _row(method: MethodResult, reference: MethodResult | None) -> list[str]:
     seeds = method.seeds
     losses = [best_so_far(seed.values)[-1] for seed in seeds if seed.values]
     validation, test = over_seeds(method, "validation"), over_seeds(method, "test")
+    retrained = over_seeds(method, "objective")
     spent = [seed.cost[-1] for seed in seeds if seed.cost]
     trials = [len(seed.values) for seed in seeds if seed.values]
     times = [
@@ -120,13 +131,25 @@ def _row(method: MethodResult) -> list[str]:
     return [
         method.title,
         number(t_interval(losses).mean) if losses else "–",
+        with_interval(retrained) if retrained.n else "–",
         number(validation.mean),
         with_interval(test),
+        _against(method, reference),
         f"{validation.mean - test.mean:+.3f}",
         f"{np.mean(spent):.0f}" if spent else "–",
         f"{np.mean(trials):.0f}" if trials else "–",
-        *(f"{time:.1f}" for time in times),
+        " + ".join(f"{time:.1f}" for time in times),
     ]
+
+
+def _against(method: MethodResult, reference: MethodResult | None) -> str:
+    """The paired difference on test over the seeds, with its 95% interval."""
+    if reference is None or method is reference:
+        return "–"
+    gap = difference(method, reference)
+    if math.isnan(gap.half):
+        return f"{gap.mean:+.3f}"
+    return f"{gap.mean:+.3f} ± {gap.half:.3f}"
 
 
 def _html(comparison: Comparison, drawn: list[dict[str, Any]]) -> str:
@@ -143,6 +166,8 @@ def _html(comparison: Comparison, drawn: list[dict[str, Any]]) -> str:
             "study": study,
             "colors": plots.colors(study),
             "rows": list(zip(study.methods, rows(study), strict=True)),
+            "learned": learned(study),
+            "untuned": untuned(study),
             "figures": {name: _data_uri(figure) for name, figure in figures.items()},
             "seeds": max(len(method.seeds) for method in study.methods),
             "retrain": max(len(s.test) for m in study.methods for s in m.seeds),

@@ -31,9 +31,11 @@ class SeedResult(Value):
         test: the same on test.
         seconds_training, seconds_searcher, seconds_compile: totals.
         hparams: the chosen λ.
+        choices: the chosen options, {name: option}; {} where nothing is discrete.
         schedules: what it says over the steps of training, {name: [T]}.
         trajectories: λ of the best trial so far, {name: [trials]}.
         distributions: entries of λ in groups, {title: {group: entries}}.
+        pictures: images that λ is made of or points at, {title: [n, height, width]}.
     """
 
     seed: int
@@ -48,9 +50,11 @@ class SeedResult(Value):
     seconds_searcher: float = 0.0
     seconds_compile: float = 0.0
     hparams: dict[str, float | list] = {}
+    choices: dict[str, Any] = {}
     schedules: dict[str, list[float]] = {}
     trajectories: dict[str, list[float]] = {}
     distributions: dict[str, dict[str, list[float]]] = {}
+    pictures: dict[str, list] = {}
 
 
 def read_result(folder: Path, table: dict[str, Any]) -> SeedResult:
@@ -90,11 +94,16 @@ class MethodResult(Value):
 
 
 class StudyResult(Value):
-    """One question: methods on one task at equal cost."""
+    """One question: methods on one task at equal cost.
+
+    Attributes:
+        defaults: λ and options before any search.
+    """
 
     label: str
     title: str
     methods: list[MethodResult]
+    defaults: dict[str, Any] = {}
     notes: list[str] = []
 
 

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import numpy as np
 
 import hypergrad as hg
 from experiments.cells import Cell
+from experiments.choices import as_written, hashable
 from experiments.faults import ConfigError, Fault
 from experiments.files import StoreError
 from experiments.programs import Programs, timed
@@ -19,6 +22,7 @@ from experiments.progress import Report
 from experiments.results import SeedResult, read_result
 from experiments.store import RunFolder, measured_once, open_run
 from hypergrad import study
+from hypergrad.by_choice import map_by_choice, once_per_choice
 from hypergrad.runner import EXECUTIONS, Execution, evaluate
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints
@@ -61,31 +65,46 @@ class SeedRun:
     report: Report
     programs: Programs
 
-    def result(self, chosen: dict[str, Any] | None) -> SeedResult:
-        """The stored result, or a new one; `chosen` is another cell's λ."""
+    def result(self, chosen: SeedResult | None) -> SeedResult:
+        """The stored result, or a new one; `chosen` has another cell's λ."""
         with open_run(self.root, self.cell, self.seed, resume=self.resume) as folder:
             if folder.result is not None:
                 return read_result(folder.path, folder.result)
             compiled = self.programs.seconds
-            problem = self.cell.task.problem(self.seed)
-            searched = None
+            space, searched = self.cell.space, None
             if self.cell.searcher is None:
-                hparams = self.cell.space.defaults() | _arrays(chosen or {})
+                hparams, choices = space.defaults(), space.default_choices()
+                if chosen is not None:
+                    hparams |= _arrays(chosen.hparams)
+                    choices |= {n: hashable(o) for n, o in chosen.choices.items()}
             else:
-                searched = self._search(problem, folder)
-                hparams = self.cell.space.from_coords(self._chosen(problem, searched))
-            result = self._tested(problem, hparams, searched)
+                searched = self._search(folder)
+                coords = self._chosen(searched)
+                hparams, choices = space.from_coords(coords), space.choices(coords)
+            result = self._tested(hparams, choices, searched)
             seconds = self.programs.seconds - compiled
             result = result.model_copy(update={"seconds_compile": seconds})
             folder.log("metrics", _metrics(result))
             folder.finish(result.model_dump(mode="json"))
             return result
 
-    def _search(self, problem: hg.Problem, folder: RunFolder) -> "Searched":
+    @cached_property
+    def _problem_of(self) -> Callable[[dict[str, Any]], hg.Problem]:
+        """{name: option} -> the problem with these options, made once."""
+        return once_per_choice(lambda c: self.cell.task_of(c).problem(self.seed))
+
+    def _options(self, coords: jax.Array) -> dict[str, Any]:
+        """What a trial's record says of its choices; nothing where there are none."""
+        if not self.cell.choices:
+            return {}
+        options = self.cell.space.choices(coords)
+        return {"choices": as_written(self.cell.choices, options)}
+
+    def _search(self, folder: RunFolder) -> "Searched":
         """The study, in rounds of ask, evaluate, tell; resumable between any two."""
         cell, space, searcher = self.cell, self.cell.space, self.cell.searcher
         keys = Keys.of(self.seed)
-        measured = self._measured(problem, keys)
+        measured = self._measured(keys)
         folder.resolve("budget", measured._asdict())
         affordable = int(cell.budget.trainings / measured.cost_multiple)
         rounds = self._rounds(affordable)
@@ -110,6 +129,11 @@ class SeedRun:
         def tell(state, coords, values, grads):
             return searcher.tell(space, state, coords, values, grads)
 
+        # Without choices a round is one program; with, one for each distinct choice.
+        width = searcher.batch
+        if space.has_choices:
+            width = measured.value.width(searcher.batch)
+
         label = f"{cell.study} · {cell.title} · seed {self.seed}"
         elapsed = records[-1]["seconds"] if records else 0.0
         in_searcher = records[-1]["seconds_searcher"] if records else 0.0
@@ -119,13 +143,21 @@ class SeedRun:
             run = self.programs.get(("ask", cell.hash), ask, state)
             (coords, state), spent = timed(run, state)
             trials = i * searcher.batch + jnp.arange(searcher.batch)
-            args = (problem, coords, keys.train, trials)
-            # Searchers that train alike share the program.
-            name = ("train", cell.task, space, cell.estimator, searcher.batch)
-            name += (measured.execution, cell.budget.training_keys)
-            (values, grads, doubtful), trained = timed(
-                self.programs.get(name, train, *args), *args
-            )
+            trained = 0.0
+
+            def run_rows(choices, rows, coords=coords, trials=trials):
+                nonlocal trained
+                problem = self._problem_of(choices)
+                args = (problem, coords[rows], keys.train, trials[rows])
+                # Searchers that train alike share the program.
+                name = ("train", cell.task_of(choices), space, cell.estimator, width)
+                name += (measured.execution, cell.budget.training_keys)
+                run = self.programs.get(name, train, *args)
+                found, spent = timed(run, *args)
+                trained += spent
+                return found
+
+            values, grads, doubtful = map_by_choice(run_rows, space, coords, width)
             args = (state, coords, values, grads)
             run = self.programs.get(("tell", cell.hash), tell, *args)
             state, told = timed(run, *args)
@@ -146,6 +178,7 @@ class SeedRun:
                         "seconds_searcher": in_searcher,
                         "coords": np.asarray(coords[row], float).tolist(),
                     }
+                    | self._options(coords[row])
                 )
             if time.perf_counter() - last_save > SAVE_EVERY or i + 1 == rounds:
                 folder.log("trials", *unsaved)
@@ -163,7 +196,7 @@ class SeedRun:
             where = (self.cell.name, ("budget", "trainings"))
             raise ConfigError([Fault(*where, message)]) from error
 
-    def _chosen(self, problem: hg.Problem, searched: "Searched") -> jax.Array:
+    def _chosen(self, searched: "Searched") -> jax.Array:
         """The coords of the finalist with the least mean F over keys of its own."""
         budget = self.cell.budget
         finalists = searched.finalists(budget.finalists)
@@ -178,19 +211,24 @@ class SeedRun:
             values = evaluate(problem, space, hg.Value(), rows, keys).values
             return values.reshape(len(coords), -1).mean(axis=1)
 
-        args = (problem, finalists, keys)
-        name = ("select", self.cell.task, space, len(finalists), budget.retrain)
-        values = self.programs.get(name, mean_value, *args)(*args)
+        width = 1 if space.has_choices else len(finalists)
+
+        def run_rows(choices, rows):
+            args = (self._problem_of(choices), finalists[rows], keys)
+            name = ("select", self.cell.task_of(choices), space, width, budget.retrain)
+            return self.programs.get(name, mean_value, *args)(*args)
+
+        values = map_by_choice(run_rows, space, finalists, width)
         return finalists[study.best_index(np.asarray(values))]
 
     def _tested(
-        self, problem: hg.Problem, hparams: dict, searched: "Searched | None"
+        self, hparams: dict, choices: dict[str, Any], searched: "Searched | None"
     ) -> SeedResult:
         """λ trained again with fresh keys, and what its schedules look like."""
-        cell, task = self.cell, self.cell.task
+        cell, task = self.cell, self.cell.task_of(choices)
         keys = jax.random.split(Keys.of(self.seed).retrain, cell.budget.retrain)
         hparams = jax.tree.map(jnp.asarray, hparams)
-        args = (problem, hparams, keys)
+        args = (self._problem_of(choices), hparams, keys)
         retrain = self.programs.get(
             ("retrain", task, cell.budget.retrain), _retrain, *args
         )
@@ -218,17 +256,20 @@ class SeedRun:
             test=scores(task.test(self.seed)),
             seconds_training=seconds,
             hparams=_lists(hparams),
+            choices=as_written(cell.choices, choices),
             schedules=_lists(task.schedules(hparams)),
             distributions={
                 title: _lists(groups)
                 for title, groups in task.distributions(self.seed, hparams).items()
             },
+            pictures=_lists(task.pictures(self.seed, hparams)),
             **history,
         )
 
-    def _measured(self, problem: hg.Problem, keys: Keys) -> Measured:
+    def _measured(self, keys: Keys) -> Measured:
         """Cost multiple and execution: from the config, an earlier run, or now."""
         cell, budget, space = self.cell, self.cell.budget, self.cell.space
+        problem = self._problem_of(space.default_choices())
 
         def multiple() -> float:
             defaults = space.defaults()
@@ -276,7 +317,8 @@ class Searched:
 
     def trajectories(self, space: hg.Space) -> dict[str, list[float]]:
         """Each coordinate of λ of the best trial so far, where there are few."""
-        if space.dim > 20:
+        names = np.array(space.names)[~space.is_choice]
+        if space.dim > 20 or not space.continuous:
             return {}
         values = np.array(self.column("value"))
         best = [study.best_index(values[: i + 1]) for i in range(len(values))]
@@ -284,10 +326,10 @@ class Searched:
         hparams = jax.vmap(space.from_coords)(coords)
         columns = [
             np.asarray(hparams[name]).reshape(len(best), -1)
-            for name, _ in space.entries
+            for name in space.continuous
         ]
         table = np.concatenate(columns, axis=1)
-        return {name: table[:, i].tolist() for i, name in enumerate(space.names)}
+        return {str(name): table[:, i].tolist() for i, name in enumerate(names)}
 
 
 def _retrain(problem, hparams, keys):

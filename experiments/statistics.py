@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.results import MethodResult, SeedResult
+from experiments.results import MethodResult, SeedResult, StudyResult
 
 Floats = NDArray[np.floating]
 
@@ -35,14 +35,14 @@ def t_interval(samples: Sequence[float]) -> Interval:
 
     values = np.asarray(samples, float)
     n, mean = len(values), float(values.mean()) if len(values) else float("nan")
-    if n < 2:
+    if n < 2 or not np.isfinite(mean):
         return Interval(mean, float("nan"), float("nan"), n)
     half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 
 def over_seeds(method: MethodResult, split: str) -> Interval:
-    """The metric on "test" or "validation": seeds are the samples.
+    """The metric on "test" or "validation", or F ("objective"): seeds are the samples.
 
     The retrainings of one seed share its data, so their mean is one sample.
     """
@@ -51,7 +51,13 @@ def over_seeds(method: MethodResult, split: str) -> Interval:
 
 def seed_means(method: MethodResult, split: str) -> list[float]:
     """The mean over the retrainings of each seed."""
-    return [float(np.mean(getattr(seed, split))) for seed in method.seeds]
+    kept = [getattr(seed, split) for seed in method.seeds]
+    return [float(np.mean(samples)) for samples in kept if samples]
+
+
+def untuned(study: StudyResult) -> MethodResult | None:
+    """What tuning has to beat: the study's first reference."""
+    return next((m for m in study.methods if m.kind == "reference"), None)
 
 
 def difference(a: MethodResult, b: MethodResult) -> Interval:
@@ -59,7 +65,7 @@ def difference(a: MethodResult, b: MethodResult) -> Interval:
     first, second = ({s.seed: s for s in m.seeds} for m in (a, b))
     shared = [seed for seed in first if seed in second]
     return t_interval(
-        [float(np.mean(first[s].test) - np.mean(second[s].test)) for s in shared]
+        [float(np.mean(first[s].test)) - float(np.mean(second[s].test)) for s in shared]
     )
 
 

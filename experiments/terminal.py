@@ -12,11 +12,14 @@ from rich.text import Text
 from experiments.build import table_of
 from experiments.cells import Cell, Experiment
 from experiments.documents import flatten
+from experiments.learned import Learned, learned
 from experiments.report import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
 from experiments.results import Comparison, EstimatorRow
 from experiments.statistics import best_so_far
 from experiments.store import RunFolder
 from experiments.verdict import number, verdicts
+
+SHORT = 6  # columns of what was learned that a line of a terminal holds
 
 
 def cells(experiment: Experiment) -> RenderableType:
@@ -42,9 +45,20 @@ def summary(comparison: Comparison) -> RenderableType:
         for method, row in zip(study.methods, rows(study), strict=True):
             table.add_row(*row, style=styles[method.kind])
         parts.append(table)
+        found = learned(study)
+        if found is not None and len(found.columns) <= SHORT:
+            parts.append(_learned(found))
     if comparison.trust.estimators:
         parts.append(estimators(comparison.trust.estimators))
     return Group(*parts)
+
+
+def _learned(found: Learned) -> Table:
+    """What each search chose: mean and range over seeds."""
+    table = _table("learned", *found.columns, right=1)
+    for _, name, row in found.rows:
+        table.add_row(name, *row)
+    return table
 
 
 def estimators(found: list[EstimatorRow]) -> RenderableType:

@@ -124,7 +124,7 @@ class Training(Dynamics):
 
     @staticmethod
     def _batch(tick: Tick):
-        """(batch_t, key of the loss, given): what the loss of step t is a function of."""
+        """(batch_t, key of the loss, given): what the loss of step t depends on."""
         _, batch_key, loss_key = jax.random.split(tick.key, 3)
         batch = tick.data.batches.gather(tick.data.train, tick.t, batch_key)
         return batch, jax.random.fold_in(loss_key, tick.t), tick.data.given

@@ -209,6 +209,7 @@ def hilly(z):
     return heights[index] + (z[0] - places[index]) ** 2
 
 
+@pytest.mark.slow
 def test_bayesian_search_finds_the_best_of_unordered_options():
     searcher = hg.BayesianSearch(fit_steps=5, num_candidates=64)
     run = jax.jit(lambda key: study(searcher, HILLY, hilly, 24, key))
@@ -256,7 +257,16 @@ def test_too_many_combinations_are_drawn():
     assert len({tuple(space.choices(z).values()) for z in coords}) == 6
 
 
-@pytest.mark.parametrize("name", ["momentum", "adam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adam",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("sgd", "momentum", "nesterov", "rmsprop")
+        ),
+    ],
+)
 def test_no_optimiser_moves_a_choice(name):
     """Slopes along choices, diverged trials and restarts leave them in place."""
     searcher = hg.GradientSearch(hg.Outer(name, learning_rate=5.0), starts=4)
@@ -323,7 +333,9 @@ def test_gradient_search_finds_the_best_option_and_its_hparams():
     np.testing.assert_allclose(result.trials.coords, by_hand, atol=1e-9)
 
 
-@pytest.mark.parametrize("execution", [hg.Loop(), hg.Chunk(2)])
+@pytest.mark.parametrize(
+    "execution", [pytest.param(hg.Loop(), marks=pytest.mark.slow), hg.Chunk(2)]
+)
 def test_one_program_for_each_distinct_choice(execution):
     traces.clear()
     result = hill_study(hg.RandomSearch(batch=5), 30, execution=execution)

@@ -164,6 +164,36 @@ def test_context_carries_model_state_and_keys(key):
     assert all(abs(leaf) > 1e-6 for leaf in gradient.values())
 
 
+def test_what_is_given_is_data_that_init_and_losses_see(key):
+    # w_1 = g - lr (c (g - g) + (g - 1)): the decay to the given g has no force yet.
+    def inner(w, hp, batch, context):
+        pull = 0.5 * hp["decay"] * (w - context.given) ** 2
+        return 0.5 * (w - batch.mean()) ** 2 + pull, ()
+
+    problem = hg.Problem.with_context(
+        init=lambda key, hp, given: (given, ()),
+        inner_loss=inner,
+        outer_loss=lambda w, hp, batch, context: (w * context.given, ()),
+        optimizer=lambda hp: optax.sgd(hp["lr"]),
+        train=jnp.ones(4),
+        valid=jnp.ones(3),
+        num_steps=2,
+        given=jnp.asarray(3.0),
+    )
+    hparams = {"lr": 0.1, "decay": 0.5}
+    traced = jax.jit(lambda problem: hg.objective(problem, hg.Reverse())(hparams, key))
+    for given in (3.0, 5.0):
+        data = problem.data._replace(given=jnp.asarray(given))
+        first = given - 0.1 * (given - 1)
+        second = first - 0.1 * (first - 1 + 0.5 * (first - given))
+        value = traced(problem.replace(data=data))
+        np.testing.assert_allclose(value, second * given, rtol=1e-12)
+    assert traced._cache_size() == 1
+    for estimator in (hg.Reverse(), hg.Forward()):
+        report = hg.verify(problem, estimator, hparams, key)
+        assert report.ok, str(report)
+
+
 def fold_problem(num_folds):
     data = ridge(5).data.train
     return hg.Problem.from_folds(

@@ -87,7 +87,7 @@ class BayesianSearch(Searcher):
         """Room for all trials, and for the believed ones of the last batch."""
         room = num_trials + self.batch
         return BayesianState(
-            cube=jnp.full((room, space.dim), 0.5),
+            cube=jnp.full((room, space.dim), 0.5, float),
             values=jnp.zeros(room),
             num_told=jnp.zeros((), int),
             params=gp.prior_params(_groups(space)),

@@ -51,9 +51,9 @@ def prior_params(groups: tuple[int, ...]) -> GPParams:
     """
     length = math.log(_LENGTH * math.sqrt(len(groups)))
     return GPParams(
-        log_length=jnp.full((max(groups) + 1,), length),
-        log_signal=jnp.full((), math.log(_SIGNAL)),
-        log_noise=jnp.full((), math.log(_NOISE)),
+        log_length=jnp.full((max(groups) + 1,), length, float),
+        log_signal=jnp.full((), math.log(_SIGNAL), float),
+        log_noise=jnp.full((), math.log(_NOISE), float),
         mean=jnp.zeros(()),
     )
 

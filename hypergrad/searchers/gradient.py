@@ -81,7 +81,9 @@ class GradientSearch(Searcher):
         coords = starts(space, key, jnp.arange(self.starts))
         if space.has_choices:
             coords = _deal(space, key, coords)
-        best = Best(coords, jnp.full(self.starts, jnp.inf), jnp.zeros_like(coords))
+        best = Best(
+            coords, jnp.full(self.starts, jnp.inf, coords.dtype), jnp.zeros_like(coords)
+        )
         return GradientState(
             coords=coords,
             best=best,

@@ -48,6 +48,7 @@ def seed_result(seed, floor, test, *, trials=40, multiple=1.0, drawn=True, searc
         values=values.tolist() if search else [],
         cost=(multiple * steps).tolist() if search else [],
         seconds=(0.05 * multiple * steps + 0.4).tolist() if search else [],
+        objective=(floor + 0.1 + 0.01 * rng.normal(size=5)).tolist(),
         validation=(test + 0.02 + 0.005 * rng.normal(size=5)).tolist(),
         test=(test + 0.01 * rng.normal(size=5)).tolist(),
         seconds_training=0.05 * multiple * trials,

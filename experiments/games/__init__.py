@@ -1,0 +1,1 @@
+"""Games in pure JAX, and how to learn to play them."""
