@@ -6,27 +6,41 @@ search: `[choices] "model.width" = [16, 32]`.
 
 import abc
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import jax
 from pydantic import BaseModel, ConfigDict, Field
 
-from hypergrad.models import StatefulModel, from_nnx
+from hypergrad.models import StatefulModel
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Count = Annotated[int, Field(ge=1)]
 Activation = Literal["relu", "tanh", "gelu", "silu"]
 Norm = Literal["none", "batch", "layer", "group"]
 
 
-class Network(BaseModel, abc.ABC):
-    """A model but for the shapes of its data.
+class Shapes(NamedTuple):
+    """What a model must know of its data.
 
     Attributes:
-        name: what a config calls it.
+        row: shape of one arranged row, without the row axis.
+        vocabulary: how many tokens there are; 0 where rows are numbers.
+        num_outputs: outputs for each row, or for each step of it.
+        every: whether there are outputs at every step of a sequence.
     """
 
+    row: tuple[int, ...]
+    vocabulary: int
+    num_outputs: int
+    every: bool
+
+
+class Network(BaseModel, abc.ABC):
+    """A model but for the shapes of its data; configs call it by its field `name`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
 
     @abc.abstractmethod
     def arrange(self, inputs: jax.Array, tokens: bool) -> jax.Array:
@@ -37,25 +51,24 @@ class Network(BaseModel, abc.ABC):
         """
 
     @abc.abstractmethod
-    def module(self, shape: tuple[int, ...], vocabulary, num_outputs, every, rngs):
-        """The NNX module for arranged rows of `shape`; see `build`."""
+    def module(self, shapes: Shapes, rngs: "nnx.Rngs") -> "nnx.Module":
+        """The module for data of these shapes."""
 
-    def build(
-        self, shape: tuple[int, ...], vocabulary: int, num_outputs: int, every: bool
-    ) -> StatefulModel:
-        """The model as a pair of pure functions.
+    def build(self, shapes: Shapes) -> StatefulModel:
+        """The model as a pair of pure functions."""
+        from hypergrad.models import from_nnx
 
-        Args:
-            shape: of one arranged row, without the row axis.
-            vocabulary: how many tokens there are; 0 where rows are numbers.
-            num_outputs: outputs for each row, or for each step of it.
-            every: whether there are outputs at every step of a sequence.
-        """
-
-        def module(rngs):
-            return self.module(shape, vocabulary, num_outputs, every, rngs)
+        def module(rngs: "nnx.Rngs") -> "nnx.Module":
+            return self.module(shapes, rngs)
 
         return from_nnx(module)
+
+    def _options(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"name"})
+
+    def _refuse(self, reason: str, instead: str) -> ValueError:
+        name = self.model_dump()["name"]
+        return ValueError(f'model "{name}" {reason}: use model {instead}')
 
 
 class Perceptron(Network):
@@ -69,28 +82,20 @@ class Perceptron(Network):
 
     def arrange(self, inputs, tokens):
         """Flat."""
-        _refuse_tokens(self, tokens)
+        if tokens:
+            raise self._refuse(*_TOKENS)
         return inputs.reshape(len(inputs), -1)
 
-    def module(self, shape, vocabulary, num_outputs, every, rngs):
+    def module(self, shapes, rngs):
         """`hypergrad.models.MLP`."""
         from hypergrad.models import MLP
 
-        return MLP(
-            in_features=math.prod(shape),
-            width=self.width,
-            depth=self.depth,
-            out_features=num_outputs,
-            activation=self.activation,
-            norm=self.norm,
-            rngs=rngs,
-        )
+        size = math.prod(shapes.row)
+        outputs = shapes.num_outputs
+        return MLP(size, out_features=outputs, rngs=rngs, **self._options())
 
 
-class Convolutional(Network):
-    """Convolutions, then an average over the image, then one dense layer."""
-
-    name: Literal["cnn"] = "cnn"
+class _OfImages(Network):
     filters: Count = 8
     depth: Count = 2
     kernel: Count = 3
@@ -100,58 +105,69 @@ class Convolutional(Network):
 
     def arrange(self, inputs, tokens):
         """[n, height, width, channels]; a plane without channels gets one."""
-        _refuse_tokens(self, tokens)
+        if tokens:
+            raise self._refuse(*_TOKENS)
         if inputs.ndim not in (3, 4):
-            raise ValueError(
-                f'model "{self.name}" needs rows that are images [height, width] or '
-                f"[height, width, channels]; these have shape {inputs.shape[1:]}: use "
-                'model "mlp"'
+            raise self._refuse(
+                "needs rows that are images [height, width] or [height, width, "
+                f"channels]; these have shape {inputs.shape[1:]}",
+                '"mlp"',
             )
         return inputs if inputs.ndim == 4 else inputs[..., None]
 
-    def module(self, shape, vocabulary, num_outputs, every, rngs):
+    def _all_options(self, shapes: Shapes) -> dict[str, Any]:
+        """The fields, what an image is, and how many outputs there are."""
+        data = {"image_shape": shapes.row, "out_features": shapes.num_outputs}
+        return self._options() | data
+
+
+class Convolutional(_OfImages):
+    """Convolutions, then one dense layer."""
+
+    name: Literal["cnn"] = "cnn"
+
+    def module(self, shapes, rngs):
         """`hypergrad.models.CNN`."""
         from hypergrad.models import CNN
 
-        return CNN(**self._fields(shape, num_outputs), rngs=rngs)
-
-    def _fields(self, shape, num_outputs):
-        own = self.model_dump(exclude={"name"})
-        return own | {"image_shape": shape, "out_features": num_outputs}
+        return CNN(rngs=rngs, **self._all_options(shapes))
 
 
-class Residual(Convolutional):
+class Residual(_OfImages):
     """A convolution, then residual blocks of two, then average and dense layer."""
 
     name: Literal["residual_cnn"] = "residual_cnn"
 
-    def module(self, shape, vocabulary, num_outputs, every, rngs):
+    def module(self, shapes, rngs):
         """`hypergrad.models.ResidualCNN`."""
         from hypergrad.models import ResidualCNN
 
-        return ResidualCNN(**self._fields(shape, num_outputs), rngs=rngs)
+        return ResidualCNN(rngs=rngs, **self._all_options(shapes))
 
 
-class _Sequence(Network):
+class _OfSequences(Network):
     def arrange(self, inputs, tokens):
         """[n, time] of tokens, or [n, time, features]: an image is read by its rows."""
         if tokens:
             return inputs
         if inputs.ndim < 3:
-            raise ValueError(
-                f'model "{self.name}" needs rows that are sequences [time, features]; '
-                f'these have shape {inputs.shape[1:]}: use model "mlp"'
+            raise self._refuse(
+                "needs rows that are sequences [time, features]; these have shape "
+                f"{inputs.shape[1:]}",
+                '"mlp"',
             )
         return inputs.reshape(*inputs.shape[:2], -1)
 
-    @staticmethod
-    def _reads(shape, vocabulary):
-        if vocabulary:
-            return {"vocabulary": vocabulary}
-        return {"in_features": shape[-1]}
+    def _all_options(self, shapes: Shapes) -> dict[str, Any]:
+        """The fields, what a step of the sequence is, and where outputs are."""
+        tokens = {"vocabulary": shapes.vocabulary}
+        reads = tokens if shapes.vocabulary else {"in_features": shapes.row[-1]}
+        outputs = "every" if shapes.every else "last"
+        own = {"out_features": shapes.num_outputs, "outputs": outputs}
+        return self._options() | reads | own
 
 
-class Recurrent(_Sequence):
+class Recurrent(_OfSequences):
     """Recurrent layers over time, then one dense layer."""
 
     name: Literal["recurrent"] = "recurrent"
@@ -159,22 +175,14 @@ class Recurrent(_Sequence):
     units: Count = 24
     layers: Count = 1
 
-    def module(self, shape, vocabulary, num_outputs, every, rngs):
+    def module(self, shapes, rngs):
         """`hypergrad.models.Recurrent`."""
         from hypergrad import models
 
-        return models.Recurrent(
-            units=self.units,
-            layers=self.layers,
-            cell=self.cell,
-            out_features=num_outputs,
-            outputs="every" if every else "last",
-            rngs=rngs,
-            **self._reads(shape, vocabulary),
-        )
+        return models.Recurrent(rngs=rngs, **self._all_options(shapes))
 
 
-class Transformer(_Sequence):
+class Transformer(_OfSequences):
     """Blocks of attention and dense layers; causal where every step has outputs."""
 
     name: Literal["transformer"] = "transformer"
@@ -182,20 +190,12 @@ class Transformer(_Sequence):
     depth: Count = 1
     heads: Count = 2
 
-    def module(self, shape, vocabulary, num_outputs, every, rngs):
+    def module(self, shapes, rngs):
         """`hypergrad.models.Transformer`."""
         from hypergrad import models
 
-        return models.Transformer(
-            length=shape[0],
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            out_features=num_outputs,
-            outputs="every" if every else "last",
-            rngs=rngs,
-            **self._reads(shape, vocabulary),
-        )
+        length = shapes.row[0]
+        return models.Transformer(length=length, rngs=rngs, **self._all_options(shapes))
 
 
 AnyNetwork = Annotated[
@@ -203,10 +203,7 @@ AnyNetwork = Annotated[
     Field(discriminator="name"),
 ]
 
-
-def _refuse_tokens(network: Network, tokens: bool) -> None:
-    if tokens:
-        raise ValueError(
-            f'model "{network.name}" reads numbers, and the rows of this task are '
-            'tokens: use model "recurrent" or "transformer"'
-        )
+_TOKENS = (
+    "reads numbers, and the rows of this task are tokens",
+    '"recurrent" or "transformer"',
+)

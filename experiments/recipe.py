@@ -10,8 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 import hypergrad as hg
+from experiments.networks import Network
 from hypergrad.models import StatefulModel
 from hypergrad.tree import ravel
 from hypergrad.typing import PyTree
@@ -52,14 +54,14 @@ class Recipe:
         fixed: values of the hyperparameters that are no part of λ.
     """
 
-    network: "object"
+    network: Network
     model: StatefulModel
     tokens: bool
     classes: int
     optimizer_name: str
     schedule_name: str
     num_steps: int
-    fixed: Mapping[str, jax.Array] = field(default_factory=dict)
+    fixed: Mapping[str, ArrayLike] = field(default_factory=dict)
 
     def init(self, key, hparams, pretrained: Pretrained | None = None):
         """(w_0, model state); each layer's weights times its `init_scale`."""

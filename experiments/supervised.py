@@ -10,7 +10,6 @@ A task says where its rows come from (`data`); all else is options:
 """
 
 import abc
-import functools
 import math
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -21,9 +20,9 @@ from pydantic import Field, model_validator
 
 import hypergrad as hg
 from experiments.data.splits import draw, draw_stratified, wrong_labels
-from experiments.networks import AnyNetwork, Perceptron
+from experiments.networks import AnyNetwork, Perceptron, Shapes
 from experiments.recipe import Pretrained, Recipe
-from experiments.registry import Task
+from experiments.registry import Task, remembered
 from experiments.vocabulary import OPTIMIZERS, SCHEDULES, Sizes, entries
 
 Count = Annotated[int, Field(ge=1)]
@@ -259,17 +258,17 @@ class Supervised(Task):
         return metrics
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _source(task: Supervised) -> Source:
     return task.data()
 
 
-@functools.lru_cache(maxsize=16)
+@remembered
 def _splits(task: Supervised, seed: int) -> Splits:
     return task.splits(seed)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _model(task: Supervised):
     """The model, and what its weights look like."""
     source = _source(task)
@@ -277,8 +276,10 @@ def _model(task: Supervised):
     arranged = jax.eval_shape(
         lambda x: task.model.arrange(x, bool(source.vocabulary)), row
     )
-    shape, vocabulary = arranged.shape[1:], source.vocabulary
-    model = task.model.build(shape, vocabulary, source.num_outputs, task.every)
+    shapes = Shapes(
+        arranged.shape[1:], source.vocabulary, source.num_outputs, task.every
+    )
+    model = task.model.build(shapes)
     weights, _ = jax.eval_shape(model.init, jax.random.key(0))
     return model, weights
 
@@ -309,18 +310,16 @@ def _entries(task: Supervised, names) -> dict[str, hg.Hyperparameter]:
     )
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _recipe(task: Supervised) -> Recipe:
     """One object for equal options: functions hash by identity, and so trace once."""
     needed = (*SCHEDULES[task.schedule], *OPTIMIZERS[task.optimizer])
     given = {**dict.fromkeys(needed), **task.fixed}
     names = [name for name in given if name not in task.tune]
-    fixed = {
-        name: np.broadcast_to(
-            entry.default if given[name] is None else given[name], entry.shape
-        )
-        for name, entry in _entries(task, names).items()
-    }
+    fixed = {}
+    for name, entry in _entries(task, names).items():
+        value = entry.default if given[name] is None else given[name]
+        fixed[name] = np.broadcast_to(np.asarray(value), entry.shape)
     source = _source(task)
     return Recipe(
         network=task.model,

@@ -34,6 +34,7 @@ class LinenMLP(linen.Module):
         return linen.Dense(2)(x)
 
 
+@pytest.mark.slow
 def test_three_ways_to_write_a_perceptron(key):
     x, y = (jnp.asarray(np.random.default_rng(0).normal(size=(6, n))) for n in (3, 2))
     plain = mlp([3, 5, 2])

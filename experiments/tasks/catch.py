@@ -23,7 +23,7 @@ from pydantic import Field
 import hypergrad as hg
 from experiments.games import actor_critic
 from experiments.games.catch import ACTIONS, Catch
-from experiments.registry import Task, register
+from experiments.registry import Task, register, remembered
 from hypergrad.models import mlp
 
 
@@ -88,7 +88,7 @@ class CatchTask(Task):
         return {"learning rate": schedule(jnp.arange(self.num_steps))}
 
 
-@functools.cache
+@remembered
 def _problem(task: CatchTask) -> hg.Problem:
     """One for equal options: functions hash by identity, and so trace once."""
     game, model = task.game, _model(task)
@@ -127,7 +127,7 @@ def _problem(task: CatchTask) -> hg.Problem:
     return hg.Problem.from_step(start, step, outer_at, num_steps=task.num_steps)
 
 
-@functools.cache
+@remembered
 def _metrics(task: CatchTask):
     model, game = _model(task), task.game
     free = Catch(task.rows, task.columns)
@@ -141,7 +141,7 @@ def _metrics(task: CatchTask):
     return metrics
 
 
-@functools.cache
+@remembered
 def _model(task: CatchTask):
     return mlp((task.rows * task.columns, *task.hidden, len(ACTIONS) + 1))
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from experiments.data.sources import load
+from experiments.data.sources import PhraseSet, TextSet, load
 from experiments.data.text import Vocabulary, next_symbol
 from experiments.networks import AnyNetwork, Recurrent
 from experiments.registry import register
@@ -62,7 +62,7 @@ class Characters(Supervised):
         )
 
 
-def _texts(source: str) -> tuple[str, str]:
+def _texts(source: PhraseSet | TextSet) -> tuple[str, str]:
     """The text, and one that its publisher keeps for testing, or ""."""
     if source == "phrases":
         return "\n".join(load("phrases").train.inputs), ""

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 import hypergrad as hg
 from experiments.episodes import Episodes, NewClasses, Sinusoids
-from experiments.networks import AnyNetwork, Perceptron
+from experiments.networks import AnyNetwork, Perceptron, Shapes
 from experiments.registry import Task, register, remembered
 from hypergrad.models import Model, stateless
 from hypergrad.tree import ravel
@@ -223,6 +223,8 @@ def _learner(task: FewShot) -> _Learner:
     pool = episodes.pools(0).train
     row = jax.eval_shape(episodes.draw, jax.random.key(0), pool).support[0]
     arranged = jax.eval_shape(lambda x: task.model.arrange(x, False), row)
-    model = task.model.build(arranged.shape[1:], 0, episodes.num_outputs, every=False)
+    model = task.model.build(
+        Shapes(arranged.shape[1:], 0, episodes.num_outputs, every=False)
+    )
     model = stateless(model)
     return _Learner(task, model, *ravel(model.init(jax.random.key(0))))

@@ -49,10 +49,9 @@ class Images(Supervised):
 def image_source(name: ImageSet) -> Source:
     """A data set with the publisher's own test part, if there is one."""
     found = load(name)
-    test = found.test and (found.test.inputs, found.test.targets)
-    return Source(
-        found.train.inputs, found.train.targets, len(found.classes), test=test
-    )
+    train, test = found.train, found.test
+    apart = None if test is None else (test.inputs, test.targets)
+    return Source(train.inputs, train.targets, len(found.classes), test=apart)
 
 
 def move(rng: np.random.Generator, images: np.ndarray, most: int) -> np.ndarray:

@@ -9,7 +9,6 @@ Source: Yosinski et al., How transferable are features in deep neural networks? 
 Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning (2018).
 """
 
-import functools
 from typing import Annotated, Literal
 
 import jax
@@ -19,7 +18,7 @@ from pydantic import Field
 import hypergrad as hg
 from experiments.networks import AnyNetwork, Convolutional
 from experiments.recipe import Pretrained
-from experiments.registry import register
+from experiments.registry import register, remembered
 from experiments.supervised import Source, Supervised
 from experiments.tasks.images import image_source
 
@@ -90,7 +89,7 @@ class Pretraining(Supervised):
 _train = jax.jit(hg.train)
 
 
-@functools.lru_cache(maxsize=16)
+@remembered
 def _pretrain(task: Pretraining, seed: int) -> Pretrained:
     """Once a seed, whatever λ is tried afterwards."""
     key = jax.random.fold_in(jax.random.key(seed), 1)

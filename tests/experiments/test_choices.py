@@ -284,6 +284,7 @@ def test_interrupted_and_resumed_equals_undisturbed(write, tmp_path, monkeypatch
     assert len({each[0] for each in kept}) == 3
 
 
+@pytest.mark.slow
 def test_a_comparison_hands_its_winner_on_and_tells_what_was_chosen(write, tmp_path):
     experiment = load(write(CONFIG + COMPARISON), mode="compare")
     page = engine.run_experiment(experiment, tmp_path, False, lambda *_: None)

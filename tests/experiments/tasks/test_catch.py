@@ -124,6 +124,7 @@ def trained():
     return run, TINY.space().defaults(), jax.random.key(3)
 
 
+@pytest.mark.slow
 def test_the_hypergradient_is_that_of_central_differences(trained):
     """In each of the five, and so through ratios, advantages and targets."""
     run, hparams, key = trained

@@ -14,6 +14,7 @@ TINY = {"num_train": 120, "num_valid": 12, "num_test": 10, "num_steps": 3}
 TINY |= {"model": {"name": "mlp", "depth": 0}}
 
 
+@pytest.mark.slow
 def test_reverse_is_forward_and_metrics_are_compiled(key):
     task = Distillation(**TINY)
     problem, hparams = task.problem(0), task.space().defaults()

@@ -13,6 +13,7 @@ from tests.problems import relative
 TINY = {"num_train": 20, "num_valid": 12, "num_test": 10, "num_steps": 3}
 
 
+@pytest.mark.slow
 def test_reverse_is_forward_and_metrics_are_compiled(key):
     task = HyperCleaning(total=10.0, **TINY)
     problem, hparams = task.problem(0), task.space().defaults()

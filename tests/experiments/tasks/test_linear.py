@@ -72,8 +72,8 @@ def test_logistic_weights_are_those_of_scikit_learn(key):
 @pytest.mark.parametrize(
     "loss",
     [
-        "logistic",
-        *(pytest.param(p, marks=pytest.mark.slow) for p in ("ridge", "elastic_net")),
+        pytest.param(p, marks=pytest.mark.slow)
+        for p in ("logistic", "ridge", "elastic_net")
     ],
 )
 def test_reverse_is_forward_and_metrics_are_compiled(loss, key):

@@ -52,7 +52,12 @@ def task_of(row, **options):
 
 
 @pytest.mark.parametrize(
-    "row", [*ROWS, *(pytest.param(row, marks=pytest.mark.slow) for row in MORE)]
+    "row",
+    [
+        "sentiment",
+        *(pytest.param(r, marks=pytest.mark.slow) for r in ROWS if r != "sentiment"),
+        *(pytest.param(r, marks=pytest.mark.slow) for r in MORE),
+    ],
 )
 def test_reverse_is_forward_and_metrics_are_finite(row, key):
     task = task_of(row)

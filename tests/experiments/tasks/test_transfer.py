@@ -64,6 +64,7 @@ def test_pretraining_is_done_once_and_knows_no_row_of_the_second_set():
     assert not all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_reverse_is_forward_and_start_decay_pulls_to_the_start(key):
     task = Transfer(**DECAYED)
     problem, hparams = task.problem(0), task.space().defaults()
