@@ -94,6 +94,12 @@ def read_choices(faults: Faults, task: Task) -> tuple[Task, tuple[TaskChoice, ..
             faults.add(where, got=show(leaf.value), expected="a list of options")
         elif name in shapes:
             faults.add(where, "is a continuous hyperparameter of the task already")
+        elif path[0] in task.question:
+            faults.add(
+                where,
+                "says what is asked, which no search may choose",
+                hint="compare its values as [compare.studies], or by [ablate]",
+            )
         elif _is_field(faults, where, task):
             tasks = [_tried(faults, where, task, shapes, {name: v}) for v in leaf.value]
             if None not in tasks:
@@ -141,7 +147,9 @@ def hashable(value: Any) -> Any:
     if isinstance(value, dict):
         fields = [f"{k}={show(v)}" for k, v in value.items() if k != "name"]
         return (
-            f"{value.get('name', '')}({', '.join(fields)})" if fields else value["name"]
+            f"{value.get('name', '')}({', '.join(fields)})"
+            if fields
+            else value.get("name", "{}")
         )
     return value
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.choices import hashable
+from experiments.faults import show
 from experiments.results import MethodResult, SeedResult, StudyResult
 
 MAX_ROWS = 12
@@ -99,15 +101,19 @@ def _options(study: StudyResult, searches: Sequence[MethodResult]) -> Iterator[A
     every = [seed for method in searches for seed in method.seeds]
     for name in dict.fromkeys(name for seed in every for name in seed.choices):
         default = study.defaults.get(name, "–")
-        cells = [str(default), *(_counts(m.seeds, name) for m in searches)]
+        cells = [_told(default), *(_counts(m.seeds, name) for m in searches)]
         yield _words(name), name, cells
 
 
 def _counts(seeds: Sequence[SeedResult], name: str) -> str:
-    chosen = Counter(str(s.choices[name]) for s in seeds if name in s.choices)
+    chosen = Counter(_told(s.choices[name]) for s in seeds if name in s.choices)
     if len(chosen) == 1 and chosen.total() == len(seeds):
         return next(iter(chosen))
     return ", ".join(f"{o} ×{n}" for o, n in chosen.most_common()) or "–"
+
+
+def _told(option: Any) -> str:
+    return option if isinstance(option, str) else show(hashable(option))
 
 
 def _entries(hparams: dict[str, Any], name: str, index: Any) -> NDArray | None:

@@ -120,9 +120,10 @@ class Recipe:
         return hg.differentiable(optax.chain(*before, core, *after))
 
     def rate(self, hparams):
-        """The learning rate as a schedule: count -> rate."""
-        hp, steps = self._all(hparams), self.num_steps
-        rate = hp["rate"]
+        """The learning rate over T steps, the rise of a warm-up among them."""
+        hp = self._all(hparams)
+        rate, rise = hp["rate"], hp.get("warmup")
+        steps = self.num_steps if rise is None else self.num_steps - rise
         match self.schedule_name:
             case "constant":
                 schedule = hg.Constant(rate)
@@ -134,7 +135,7 @@ class Recipe:
                 schedule = hg.PiecewiseLinear(rate, steps)
             case _:
                 schedule = hg.Table(rate)
-        return hg.Warmup(schedule, hp["warmup"]) if "warmup" in hp else schedule
+        return schedule if rise is None else hg.Warmup(schedule, rise)
 
     def outputs(self, state: hg.InnerState, inputs):
         """What the trained model says of rows, in eval mode."""

@@ -46,6 +46,8 @@ class Task(BaseModel, abc.ABC):
     Attributes:
         metric: the name, among those of `validation` and `test`, that tables show.
         higher_is_better: the sense of `metric`.
+        question: options that say what is asked, which no search may choose: it would
+            choose the easier question, or see rows that others are tested on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +58,9 @@ class Task(BaseModel, abc.ABC):
 
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    question: ClassVar[frozenset[str]] = frozenset(
+        {"source", "num_train", "num_valid", "num_test", "fit_on"}
+    )
 
     @property
     def fits_validation(self) -> bool:

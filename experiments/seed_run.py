@@ -202,24 +202,23 @@ class SeedRun:
         finalists = searched.finalists(budget.finalists)
         if len(finalists) == 1:
             return finalists[0]
-        space, keys = self.cell.space, Keys.of(self.seed).select
+        space = self.cell.space
+        # All finalists see the same keys.
+        keys = jax.random.split(Keys.of(self.seed).select, budget.retrain)
 
-        def mean_value(problem, coords, key):
-            rows = jnp.repeat(coords, budget.retrain, axis=0)
-            # All finalists see the same keys.
-            keys = jnp.tile(jax.random.split(key, budget.retrain), len(coords))
-            values = evaluate(problem, space, hg.Value(), rows, keys).values
-            return values.reshape(len(coords), -1).mean(axis=1)
+        def mean_value(coords: jax.Array) -> float:
+            hparams, choices = space.from_coords(coords), space.choices(coords)
+            (objective, _), _ = self._retrained(hparams, choices, keys)
+            return float(jnp.mean(objective))
 
-        width = 1 if space.has_choices else len(finalists)
+        values = np.array([mean_value(coords) for coords in finalists])
+        return finalists[study.best_index(values)]
 
-        def run_rows(choices, rows):
-            args = (self._problem_of(choices), finalists[rows], keys)
-            name = ("select", self.cell.task_of(choices), space, width, budget.retrain)
-            return self.programs.get(name, mean_value, *args)(*args)
-
-        values = map_by_choice(run_rows, space, finalists, width)
-        return finalists[study.best_index(np.asarray(values))]
+    def _retrained(self, hparams: dict, choices: dict[str, Any], keys: jax.Array):
+        """((F, the state after training) of each key, the seconds it took)."""
+        args = (self._problem_of(choices), jax.tree.map(jnp.asarray, hparams), keys)
+        name = ("retrain", self.cell.task_of(choices), len(keys))
+        return timed(self.programs.get(name, _retrain, *args), *args)
 
     def _tested(
         self, hparams: dict, choices: dict[str, Any], searched: "Searched | None"
@@ -227,12 +226,7 @@ class SeedRun:
         """λ trained again with fresh keys, and what its schedules look like."""
         cell, task = self.cell, self.cell.task_of(choices)
         keys = jax.random.split(Keys.of(self.seed).retrain, cell.budget.retrain)
-        hparams = jax.tree.map(jnp.asarray, hparams)
-        args = (self._problem_of(choices), hparams, keys)
-        retrain = self.programs.get(
-            ("retrain", task, cell.budget.retrain), _retrain, *args
-        )
-        (objective, states), seconds = timed(retrain, *args)
+        (objective, states), seconds = self._retrained(hparams, choices, keys)
 
         def scores(metrics):
             values = jax.vmap(lambda s: metrics(s, hparams)[task.metric])(states)

@@ -86,6 +86,7 @@ class Supervised(Task):
 
     squared_error: ClassVar[bool] = False
     every: ClassVar[bool] = False
+    question: ClassVar[frozenset[str]] = Task.question | {"label_noise"}
 
     model: AnyNetwork = Perceptron()
     optimizer: Literal["sgd", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
@@ -105,16 +106,15 @@ class Supervised(Task):
 
     @model_validator(mode="before")
     @classmethod
-    def _model_has_a_name(cls, table):
-        """`model.width = 64` alone means the task's own kind of model."""
+    def _model_is_the_tasks_own(cls, table):
+        """`model.width = 64` alone changes nothing else of the task's own model."""
         if not isinstance(table, dict):
             return table
         # What has been through here is no JSON any more: strictly, no list is a tuple.
         table = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-        model = table.get("model")
-        if isinstance(model, dict):
-            own = cls.model_fields["model"].default.name
-            table["model"] = {"name": own} | model
+        model, own = table.get("model"), cls.model_fields["model"].default.model_dump()
+        if isinstance(model, dict) and model.get("name", own["name"]) == own["name"]:
+            table["model"] = own | model
         return table
 
     @model_validator(mode="after")
@@ -189,10 +189,14 @@ class Supervised(Task):
     def num_rows(self) -> int:
         """Rows that the weights are trained on."""
         sizes = self.sizes
+        if self.fit_on == "oracle":
+            wrong = round(self.label_noise * sizes["train"])
+            return sizes["train"] - wrong + sizes["valid"]
         return sizes.get(self.fit_on, sizes["train"] + sizes["valid"])
 
     def space(self) -> hg.Space:
         """The hyperparameters of `tune`."""
+        _check(self)
         return hg.Space(_entries(self, self.tune))
 
     def problem(self, seed: int) -> hg.Problem:
@@ -308,6 +312,20 @@ def _entries(task: Supervised, names) -> dict[str, hg.Hyperparameter]:
         images=source.inputs.ndim == 4,
         pretrained=task.pretrained,
     )
+
+
+@remembered
+def _check(task: Supervised) -> None:
+    """Raise a `ValueError` where names, values or sizes do not fit the task's data."""
+    _entries(task, (*task.tune, *task.fixed))
+    for name, entry in _entries(task, tuple(task.fixed)).items():
+        value = task.fixed[name]
+        if value != 0 and not entry.low <= value <= entry.high:
+            raise ValueError(
+                f"fixed.{name} must be 0 or lie in [{entry.low:g}, {entry.high:g}]; "
+                f"got {value:g}"
+            )
+    task.splits(0)
 
 
 @remembered

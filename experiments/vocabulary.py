@@ -5,7 +5,7 @@ coordinates of λ; `fixed = {momentum = 0.5}` gives one a value that stays.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import hypergrad as hg
@@ -113,7 +113,7 @@ PRETRAINED: dict[str, Entry] = {
 
 
 def entries(
-    names: Iterable[str],
+    names: Collection[str],
     sizes: Sizes,
     *,
     optimizer: str,
@@ -140,7 +140,7 @@ def entries(
     known = {"rate": _rate(shape, DEFAULT_RATES.get(optimizer, 0.01))} | GENERAL
     others = {n for needs in OPTIMIZERS.values() for n in needs} - {"decay"}
     others |= {n for needs in SCHEDULES.values() for n in needs} - {"rate"}
-    if schedule == "layer_table":
+    if schedule in ("table", "layer_table"):
         del known["warmup"]  # A rate for each step has its own.
     for name in others - set(OPTIMIZERS[optimizer]) - set(SCHEDULES[schedule]):
         del known[name]
@@ -157,4 +157,9 @@ def entries(
                 f"{optimizer!r}, schedule {schedule!r}), which has "
                 f"{', '.join(known)}{hint}"
             )
+    if "mixup" in names and (both := {"class_weights", "example_weights"} & set(names)):
+        raise ValueError(
+            f"mixup makes one row of two, of which {sorted(both)} would weigh only "
+            "one: leave either out"
+        )
     return {name: known[name](sizes) for name in names}

@@ -41,6 +41,11 @@ class CatchTask(Task):
         knots: of the learning rate, piecewise linear over the updates.
     """
 
+    question: ClassVar[frozenset[str]] = Task.question | {
+        "rows",
+        "columns",
+        "move_cost",
+    }
     metric: ClassVar[str] = "return"
 
     rows: Annotated[int, Field(ge=2)] = 10

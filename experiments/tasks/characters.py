@@ -28,6 +28,7 @@ class Characters(Supervised):
         length: characters a window.
     """
 
+    question: ClassVar[frozenset[str]] = Supervised.question | {"length"}
     metric: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
     every: ClassVar[bool] = True

@@ -8,7 +8,7 @@ training image.
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class Digits(Task):
             show what plain training could do with the validation labels.
     """
 
+    question: ClassVar[frozenset[str]] = Task.question | {"noise"}
     num_train: Annotated[int, Field(ge=10)] = 240
     num_valid: Annotated[int, Field(ge=10)] = 50
     num_test: Annotated[int, Field(ge=10)] = 800

@@ -14,7 +14,7 @@ deep networks (2017); Rajeswaran et al., Meta-learning with implicit gradients (
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,13 @@ class FewShot(Task):
         num_steps: T, on each task.
     """
 
+    question: ClassVar[frozenset[str]] = Task.question | {
+        "ways",
+        "turns",
+        "shots",
+        "queries",
+        "num_eval",
+    }
     metric = "loss"
     higher_is_better = False
 

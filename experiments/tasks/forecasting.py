@@ -34,6 +34,12 @@ class Forecasting(Supervised):
         num_train, num_valid, num_test: windows of each stretch, at most all it has.
     """
 
+    question: ClassVar[frozenset[str]] = Supervised.question | {
+        "length",
+        "horizon",
+        "anchor",
+        "stretches",
+    }
     metric: ClassVar[str] = "rmse"
     higher_is_better: ClassVar[bool] = False
     squared_error: ClassVar[bool] = True

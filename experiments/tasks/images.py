@@ -6,7 +6,7 @@ images may be moved, as those that a model meets in use will be: what training c
 of that is augmentation, whose strengths are hyperparameters.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +28,7 @@ class Images(Supervised):
             or down, and sideways: a whole number, uniform, drawn by the seed.
     """
 
+    question: ClassVar[frozenset[str]] = Supervised.question | {"test_shift"}
     source: ImageSet = "digits"
     test_shift: Annotated[int, Field(ge=0)] = 0
 

@@ -10,7 +10,7 @@ the elastic net with `operator = "FixedPoint"`.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,7 @@ class Linear(Task):
             plain training could do with the validation rows.
     """
 
+    question: ClassVar[frozenset[str]] = Task.question | {"loss"}
     source: Name = "digits"
     loss: Literal["ridge", "logistic", "elastic_net"] = "logistic"
     penalty: Penalty = "one"

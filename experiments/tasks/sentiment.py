@@ -7,7 +7,7 @@ of Tiny Shakespeare without their last sign, which says whether they are questio
 
 import collections
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,7 @@ class Sentiment(Supervised):
         vocabulary: most frequent words of the sentences; all others are one word.
     """
 
+    question: ClassVar[frozenset[str]] = Supervised.question | {"length", "vocabulary"}
     model: AnyNetwork = Recurrent(units=16)
     source: Literal["phrases", "tiny_shakespeare"] = "phrases"
     length: Count = 12
@@ -49,7 +50,7 @@ class Sentiment(Supervised):
             texts, classes = found.inputs, found.targets
         else:
             texts, classes = questions(load("tiny_shakespeare").text, self.length)
-            texts = frequent(texts, self.vocabulary)
+            texts, classes = once(frequent(texts, self.vocabulary), classes)
         rows, vocabulary = words(texts)
         tokens = vocabulary.encode_rows(rows, max(map(len, rows)))
         return Source(tokens, classes, num_outputs=2, vocabulary=len(vocabulary))
@@ -74,6 +75,21 @@ def questions(text: str, length: int) -> tuple[list[str], np.ndarray]:
     even = [kind[np.linspace(0, len(kind) - 1, count, dtype=int)] for kind in kinds]
     kept = np.sort(np.concatenate(even))
     return [texts[i] for i in kept], np.array(classes, np.int32)[kept]
+
+
+def once(texts: list[str], classes: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Each text once, and none that is of both classes.
+
+    Example:
+        >>> once(["a b", "c", "c", "d", "d"], np.array([0, 0, 0, 0, 1]))
+        (['a b', 'c'], array([0, 0]))
+    """
+    kinds = collections.defaultdict(set)
+    for text, kind in zip(texts, classes, strict=True):
+        kinds[text].add(int(kind))
+    kept = {texts.index(text) for text, found in kinds.items() if len(found) == 1}
+    rows = sorted(kept)
+    return [texts[i] for i in rows], classes[rows]
 
 
 def frequent(texts: list[str], vocabulary: int) -> list[str]:

@@ -5,7 +5,7 @@ recurrent one hears frame by frame. The tones are synthetic and made here; the
 recordings are the Free Spoken Digit Dataset, with its publisher's test part.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class Speech(Supervised):
         window_seconds, hop_seconds: length of a frame, and from one to the next.
     """
 
+    question: ClassVar[frozenset[str]] = Supervised.question | {"tested_on"}
     model: AnyNetwork = Convolutional()
     source: Literal["tones", "spoken_digits"] = "tones"
     tested_on: Literal["takes", "speakers"] = "takes"

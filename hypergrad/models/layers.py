@@ -151,12 +151,10 @@ def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     pads = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = ((length - size) // stride * stride + 1 for length in x.shape[1:3])
-    shifted = [
-        x[:, i : i + height : stride, j : j + width : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
-    return jnp.concatenate(shifted, -1)
+    # Down, then across: 2k slices in place of k², which are compiled sooner.
+    x = jnp.stack([x[:, i : i + height : stride] for i in range(size)], -2)
+    x = jnp.stack([x[:, :, j : j + width : stride] for j in range(size)], -2)
+    return x.reshape(*x.shape[:3], -1)
 
 
 class Dense(nnx.Module):
