@@ -177,6 +177,8 @@ def test_fields_of_a_nested_table(write):
         ("choices.hill='a'", "a list of options"),
         ("choices.hill=['a', 'd']", r"\[choices\] hill: not an option"),
         ("choices.hill=['a', 'a']", "must differ"),
+        ("choices.hill=[{}]", "not an option"),
+        ("choices.num_train=[100, 200]", "says what is asked"),
         ("choices.limit=[5, 5.0]", "not an option"),
         ("choices.limit=[5, true]", "not an option"),
         ("choices.size=[[5]]", "exceeds the limit 4"),

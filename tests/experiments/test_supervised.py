@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 import hypergrad as hg
 from experiments import vocabulary
+from experiments.networks import AnyNetwork, Perceptron
 from experiments.supervised import Source, Supervised
 
 
@@ -123,6 +124,10 @@ def test_options_that_do_not_agree_are_refused(options, message):
         ({"tune": ["rate_decay"]}, "schedule 'constant'"),
         ({"fixed": {"b1": 0.9}}, "b1"),
         ({"num_train": 1700}, "1797"),
+        ({"fixed": {"dropout": 2.0}}, r"fixed.dropout must be 0 or lie in .*got 2"),
+        ({"fixed": {"momentun": 0.5}, "tune": ["rate"]}, "did you mean 'momentum'"),
+        ({"tune": ["rate", "warmup"], "schedule": "table"}, "'warmup'"),
+        ({"tune": ["mixup", "class_weights"]}, "weigh only one"),
     ],
 )
 def test_names_without_a_meaning_are_refused(options, message):
@@ -133,6 +138,39 @@ def test_names_without_a_meaning_are_refused(options, message):
 
     with pytest.raises(ValueError, match=message):
         use()
+
+
+def test_a_part_of_the_model_changes_nothing_else_of_it():
+    class Small(Digits):
+        model: AnyNetwork = Perceptron(depth=0, width=5)
+
+    assert Small(model={"activation": "relu"}).model.depth == 0
+    assert Small(model={"name": "mlp", "norm": "layer"}).model.width == 5
+    assert Small(model={"name": "cnn"}).model.filters == 8
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential", "piecewise"])
+def test_a_schedule_ends_at_the_last_step_whatever_its_warm_up(schedule):
+    options = {"schedule": schedule, "num_steps": 40, "knots": 3}
+    plain = Digits(**options, tune=["rate"])
+    risen = Digits(**options, tune=["rate", "warmup"])
+    assert plain.problem(0).num_steps == risen.problem(0).num_steps
+    hparams = plain.space().defaults()
+    if schedule == "piecewise":
+        hparams = {"rate": jnp.array([0.3, 0.2, 0.1])}
+    before = plain.schedules(hparams)["learning rate"]
+    after = risen.schedules(hparams | {"warmup": 10.0})["learning rate"]
+    np.testing.assert_allclose(after[10], before[0], rtol=1e-6)
+    np.testing.assert_allclose(after[25], before[20], rtol=0.02)
+    assert abs(after[-1] - before[-1]) < 0.02 * before[0]
+    assert after[0] == 0
+
+
+def test_an_oracle_trains_on_right_labels_only():
+    task = Digits(**(SMALL | {"batch_size": 5}), label_noise=0.3, fit_on="oracle")
+    splits, rows = task.splits(0), task.problem(0).data.train
+    right = splits.train.targets == splits.train.truth
+    assert len(rows[0]) == task.num_rows == right.sum() + len(splits.valid.inputs)
 
 
 def test_splits_never_overlap_and_labels_are_wrong_in_training_only():
