@@ -129,7 +129,7 @@ class SeedRun:
         def tell(state, coords, values, grads):
             return searcher.tell(space, state, coords, values, grads)
 
-        # Without choices a round is one program; with, one for each distinct choice.
+        # Without choices a round is one program; with, a few for each distinct choice.
         width = searcher.batch
         if space.has_choices:
             width = measured.value.width(searcher.batch)
@@ -149,8 +149,8 @@ class SeedRun:
                 nonlocal trained
                 problem = self._problem_of(choices)
                 args = (problem, coords[rows], keys.train, trials[rows])
-                # Searchers that train alike share the program.
-                name = ("train", cell.task_of(choices), space, cell.estimator, width)
+                # Searchers that train alike share the program of as many rows.
+                name = ("train", cell.task_of(choices), space, cell.estimator)
                 name += (measured.execution, cell.budget.training_keys)
                 run = self.programs.get(name, train, *args)
                 found, spent = timed(run, *args)

@@ -80,7 +80,8 @@ GENERAL: dict[str, Entry] = {
     "decay": lambda s: hg.Log(1e-7, 1.0, default=1e-4),
     "layer_decay": lambda s: hg.Log(1e-7, 1.0, default=1e-4, shape=(s.layers,)),
     "weight_decays": lambda s: hg.Log(1e-7, 1.0, default=1e-4, shape=(s.weights,)),
-    "dropout": lambda s: hg.Linear(0.0, 0.8, default=0.1),
+    # At 0 only the slope from above exists: a search stays off that end (as in IMAGES).
+    "dropout": lambda s: hg.Linear(0.005, 0.8, default=0.1),
     "init_scale": lambda s: hg.Log(0.1, 10.0, default=1.0, shape=(s.layers,)),
     "example_weights": lambda s: hg.Linear(0.0, 1.0, default=1.0, shape=(s.rows,)),
 }
@@ -99,9 +100,9 @@ NUMBERS: dict[str, Entry] = {
 """What needs inputs that are numbers: the standard deviation of what is added, ..."""
 
 IMAGES: dict[str, Entry] = {
-    "shift": lambda s: hg.Linear(0.0, 0.5, default=0.05),
-    "rotation": lambda s: hg.Linear(0.0, 1.0, default=0.05),
-    "rescaling": lambda s: hg.Linear(0.0, 0.5, default=0.05),
+    "shift": lambda s: hg.Linear(0.001, 0.5, default=0.05),
+    "rotation": lambda s: hg.Linear(0.001, 1.0, default=0.05),
+    "rescaling": lambda s: hg.Linear(0.001, 0.5, default=0.05),
     "brightness": lambda s: hg.Linear(0.0, 0.5, default=0.05),
 }
 """What needs images: fraction of the width, radians, relative size, of the range."""

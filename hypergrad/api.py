@@ -47,7 +47,7 @@ def estimate(
     Raises:
       ValueError: the estimator does not apply to the problem, with the reason.
     """
-    _check(problem, estimator)
+    check(problem, estimator)
     hparams = tree.as_arrays(hparams)
     result, state = _estimate(estimator, problem, hparams, state, key)
     if result.hypergrad is not None:
@@ -82,7 +82,7 @@ def value_and_hypergrad(
       >>> hg.value_and_hypergrad(problem, hg.Reverse())(3.0, jax.random.key(0))
       (Array(9., dtype=float32), Array(6., dtype=float32))
     """
-    _check(problem, estimator, needs_hypergrad=True)
+    check(problem, estimator, needs_hypergrad=True)
 
     def fn(hparams: HParams, key: Key):
         hparams = tree.as_arrays(hparams)
@@ -136,7 +136,7 @@ def objective(
       >>> print(slope(0.0))
       2.0
     """
-    _check(problem, estimator, needs_hypergrad=True)
+    check(problem, estimator, needs_hypergrad=True)
 
     @jax.custom_jvp
     def fn(hparams: HParams, key: Key):
@@ -216,7 +216,8 @@ def _zero_tangent(x):
     return jnp.zeros_like(x) if tree.is_inexact(x) else tree.without_tangent(x)
 
 
-def _check(problem, estimator, needs_hypergrad: bool = False):
+def check(problem: Any, estimator: Any, needs_hypergrad: bool = False) -> None:
+    """Raise a `ValueError` if the estimator does not serve the problem, with why."""
     if not isinstance(problem, Problem):
         raise ValueError(f"problem must be a hypergrad.Problem, got {type(problem)}")
     if isinstance(estimator, type):

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from hypergrad.sparse import SparseMatrix
 from hypergrad.typing import Batch, Key, PyTree
 
 
 def num_rows(data: PyTree) -> int:
     """The common leading length n of all leaves of a data pytree."""
+    _refuse_sparse(data)
     shapes = [tuple(jnp.shape(leaf)) for leaf in jax.tree.leaves(data)]
     lengths = {shape[:1] for shape in shapes}
     if len(lengths) != 1 or () in lengths:
@@ -32,7 +34,18 @@ class Batches(ABC):
         """The batch of step `t` in the run of `key`."""
 
 
+def _refuse_sparse(data: PyTree) -> None:
+    for leaf in jax.tree.leaves(data, is_leaf=lambda x: isinstance(x, SparseMatrix)):
+        if isinstance(leaf, SparseMatrix):
+            raise ValueError(
+                f"data hold a SparseMatrix of shape {leaf.shape}, whose arrays have an "
+                "entry and not a row at each index, so that its rows cannot be "
+                "gathered: use batches=FullBatch(), or dense rows"
+            )
+
+
 def _rows(data: PyTree, indices: jax.Array) -> Batch:
+    _refuse_sparse(data)
     return jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), data)
 
 

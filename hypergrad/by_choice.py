@@ -1,8 +1,9 @@
 """Rows of different choices: a problem for each choice, and one shape for all.
 
 What is compiled depends on the options, so the rows of one ask are run choice by
-choice. A choice has few rows in one ask and many in another; cut into pieces of one
-width, of which the last is filled up, they all go through the choice's one program.
+choice. A choice has few rows in one ask and many in another; its rows are cut into
+pieces of one width, and the last piece is filled up to a power of two. So a choice has
+no more than 2 + log2(width) programs, and runs fewer than twice its rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +30,8 @@ def once_per_choice(make: Callable[[Choices], Made]) -> Callable[[Choices], Made
     made: dict[tuple, Made] = {}
 
     def remembered(choices: Choices) -> Made:
-        key = tuple(choices.values())  # The options of a Choice are never equal.
+        # The options of a Choice are never equal; two names may have equal ones.
+        key = tuple(sorted(choices.items(), key=lambda item: item[0]))
         if key not in made:
             made[key] = make(choices)
         return made[key]
@@ -46,8 +48,9 @@ def map_by_choice(
     """`run(choices, rows)` over rows of equal choices, gathered in the rows' order.
 
     Args:
-      run: gives arrays [width, ...] for `rows` [width], indices into `coords`; the last
-        piece of a choice repeats a row to be as wide, and that is thrown away.
+      run: gives arrays [k, ...] for `rows` [k], indices into `coords`; k is `width` or
+        a power of two below. The last piece of a choice repeats rows to be as wide,
+        and what they give is thrown away.
       space: knows the choices.
       coords: concrete coordinates [n, d].
       width: rows a piece: `execution.width(n)`. One wastes none; n lays all rows of a
@@ -64,14 +67,18 @@ def map_by_choice(
     """
     order, parts = [], []
     for choices, rows in _pieces(space, coords, width):
-        filled = np.resize(rows, width) if len(rows) < width else rows
-        part = run(choices, filled)
+        part = run(choices, np.resize(rows, _filled_width(len(rows), width)))
         if len(rows) == len(coords) == width:
             return part
         order.append(rows)
         parts.append(jax.tree.map(lambda x, k=len(rows): np.asarray(x)[:k], part))
     back = np.argsort(np.concatenate(order))
     return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[back]), *parts)
+
+
+def _filled_width(num_rows: int, width: int) -> int:
+    """The least power of two that holds the rows, but never more than `width`."""
+    return min(1 << (num_rows - 1).bit_length(), width)
 
 
 def _pieces(

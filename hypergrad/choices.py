@@ -6,7 +6,7 @@ Each option owns an equal share of the unit cube, and a snapped coordinate is a 
 number, exact in every float type: equal choices have equal coordinates.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -28,12 +28,12 @@ class Choice:
     Args:
         options: hashable values that differ: numbers, strings, tuples of them. Numbers
             that rise or fall are *ordered*, and searched as neighbours; of others each
-            is as far from each.
+            is as far from each. Numpy's scalars become Python's.
         default: where every search begins; None is the first option.
 
     Raises:
-        ValueError: no option, options that do not hash or are equal (True == 1), None
-            or NaN among them, or a default that is none of them.
+        ValueError: no option, a set, options that do not hash or are equal (True == 1),
+            None or NaN among them, or a default that is none of them.
 
     >>> cell = Choice(("rnn", "gru", "lstm"), default="gru")
     >>> print(cell.default_coord(), cell.project(jnp.array(1.8)))
@@ -45,7 +45,7 @@ class Choice:
     options: tuple[Hashable, ...]
     default: Any = None
     # True == 1 == 1.0 in Python; their types keep choices of them apart.
-    kinds: tuple[type, ...] = field(init=False, repr=False)
+    kinds: tuple[Any, ...] = field(init=False, repr=False)
 
     def __post_init__(self):
         if isinstance(self.options, str) or not isinstance(self.options, Iterable):
@@ -53,8 +53,14 @@ class Choice:
                 f"options must be a tuple of values; got {self.options!r}; write "
                 f"({self.options!r},) for a single one"
             )
-        object.__setattr__(self, "options", tuple(self.options))
-        object.__setattr__(self, "kinds", tuple(map(type, self.options)))
+        if isinstance(self.options, Set):
+            raise ValueError(
+                "options must have an order, and that of a set differs from run to "
+                f"run; got {self.options!r}; write a tuple"
+            )
+        object.__setattr__(self, "options", tuple(map(_plain, self.options)))
+        object.__setattr__(self, "default", _plain(self.default))
+        object.__setattr__(self, "kinds", tuple(map(_kind, self.options)))
         if not self.options:
             raise ValueError("options must hold at least one value; got none")
         for i, option in enumerate(self.options):
@@ -87,8 +93,9 @@ class Choice:
 
     def index(self, option: Hashable) -> int:
         """Position of an option, of equal value and type."""
+        option = _plain(option)
         for i, known in enumerate(self.options):
-            if type(known) is type(option) and known == option:
+            if _kind(known) == _kind(option) and known == option:
                 return i
         raise ValueError(
             f"default (or a chosen option) must be one of {list(self.options)}; "
@@ -116,6 +123,18 @@ class Choice:
     def default_coord(self) -> Array:
         """The default's index."""
         return floats(self.index(self.default_option))
+
+
+def _plain(option: Any) -> Any:
+    """The option with Python's scalars in place of numpy's, inside of tuples too."""
+    if type(option) is tuple:
+        return tuple(map(_plain, option))
+    return option.item() if isinstance(option, np.generic) else option
+
+
+def _kind(option: Any) -> Any:
+    """The option's type, or those of a tuple's members."""
+    return tuple(map(_kind, option)) if isinstance(option, tuple) else type(option)
 
 
 def _check_option(option: Hashable) -> None:

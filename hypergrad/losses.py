@@ -14,14 +14,17 @@ def cross_entropy(
     """−Σ_c q_c log softmax(logits)_c with targets q = (1 − s) labels + s / C.
 
     Label smoothing s moves that share of every target to the uniform distribution over
-    the C classes; the loss is linear in s.
+    the C classes; the loss is linear in s. A class c masked by the logit −∞ costs
+    nothing where q_c = 0: with the default s only, for any other asks for it.
 
     Source: Szegedy et al., Rethinking the Inception architecture for computer vision
     (2016).
 
     Args:
         logits: [..., C].
-        labels: integers [...] in 0 ... C − 1, or probabilities [..., C].
+        labels: integers [...] in 0 ... C − 1, or probabilities [..., C]. An integer out
+            of range makes the loss and the gradient of its example NaN: give padding a
+            label in range and the weight 0.
         smoothing: s in [0, 1], a scalar.
 
     Returns:
@@ -39,15 +42,21 @@ def cross_entropy(
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     surprise = -jax.nn.log_softmax(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
-        chosen = jnp.take_along_axis(surprise, labels[..., None], axis=-1)[..., 0]
+        known = (labels >= 0) & (labels < logits.shape[-1])
+        index = jnp.where(known, labels, 0)[..., None]
+        chosen = jnp.take_along_axis(surprise, index, axis=-1)[..., 0]
+        chosen = chosen * jnp.where(known, 1.0, jnp.nan)  # the gradient, too
     elif jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape:
-        chosen = jnp.sum(labels * surprise, axis=-1)
+        nothing = (labels == 0) & jnp.isinf(surprise)  # 0 · ∞ = 0
+        chosen = jnp.sum(labels * jnp.where(nothing, 0.0, surprise), axis=-1)
     else:
         raise ValueError(
             f"labels must be integers of shape {logits.shape[:-1]} or probabilities of "
             f"shape {logits.shape}, as the logits ask; got {labels.dtype} of shape "
             f"{labels.shape}"
         )
+    if isinstance(smoothing, int | float) and smoothing == 0:
+        return chosen  # whatever the other classes cost
     return (1 - smoothing) * chosen + smoothing * jnp.mean(surprise, axis=-1)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad import tree
-from hypergrad.api import estimate
+from hypergrad.api import check, estimate
 from hypergrad.estimators import Estimator, Target, Value
 from hypergrad.problem import Problem
 from hypergrad.space import Space
@@ -112,7 +112,11 @@ def evaluate(
 
     Returns:
       `Evaluations`, with gradients in coordinates: (dλ/dz)ᵀ dF/dλ.
+
+    Raises:
+      ValueError: the estimator does not apply to the problem, with the reason.
     """
+    check(problem, estimator)
     chex.assert_shape(coords, (None, space.dim))
     chex.assert_axis_dimension(keys, 0, len(coords))
 

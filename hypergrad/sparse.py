@@ -7,18 +7,21 @@ both, with derivatives of any order and mode. The arrays of a matrix do not shar
 axis of rows, so batches of it cannot be gathered: train on all of it (`FullBatch`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
+
+_LEAVES = ("values", "rows", "cols")
 
 
 @final
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class SparseMatrix:
     """The matrix of a shape whose entries are 0 but for A[rows, cols] = values.
@@ -31,6 +34,10 @@ class SparseMatrix:
         cols: integers [nnz].
         shape: (n, d), static.
 
+    Raises:
+        ValueError: the arrays differ in shape, or rows and cols, where they are known,
+            are no integers in 0 ... n − 1 and 0 ... d − 1.
+
     >>> rows, cols = jnp.array([0, 1]), jnp.array([2, 0])
     >>> a = SparseMatrix(jnp.array([2.0, 3.0]), rows, cols, (2, 3))
     >>> print(a @ jnp.array([4.0, 5.0, 6.0]))
@@ -40,11 +47,49 @@ class SparseMatrix:
     values: Array
     rows: Array
     cols: Array
-    shape: tuple[int, int] = field(metadata={"static": True})
+    shape: tuple[int, int]
+
+    def __post_init__(self):
+        shapes = [jnp.shape(x) for x in (self.values, self.rows, self.cols)]
+        if len(set(shapes)) != 1 or len(shapes[0]) != 1:
+            raise ValueError(
+                f"values, rows and cols must be of one shape [nnz]; got {shapes}"
+            )
+        _check_indices("rows", self.rows, self.shape[0], self.shape)
+        _check_indices("cols", self.cols, self.shape[1], self.shape)
+
+    def tree_flatten_with_keys(self):
+        """The three arrays are leaves."""
+        key = jax.tree_util.GetAttrKey
+        return [(key(name), getattr(self, name)) for name in _LEAVES], self.shape
+
+    @classmethod
+    def tree_unflatten(cls, shape, leaves):
+        """Inverse of `tree_flatten_with_keys`; leaves may be anything."""
+        self = object.__new__(cls)
+        for name, value in zip((*_LEAVES, "shape"), (*leaves, shape), strict=True):
+            object.__setattr__(self, name, value)
+        return self
 
     def __matmul__(self, dense: Array) -> Array:
         """`matmul(self, dense)`."""
         return matmul(self, dense)
+
+
+def _check_indices(name: str, indices: ArrayLike, size: int, shape) -> None:
+    """Indices in 0 ... size − 1; JAX would clip or drop others without a word."""
+    if isinstance(indices, Tracer):
+        return
+    indices = np.asarray(indices)
+    if indices.size == 0:
+        return
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"{name} must be integers; got {indices.dtype}")
+    if not 0 <= indices.min() <= indices.max() < size:
+        raise ValueError(
+            f"{name} must lie in 0 ... {size - 1} for the shape {shape}; got "
+            f"{indices.min()} ... {indices.max()}"
+        )
 
 
 def matmul(matrix: SparseMatrix, dense: Array) -> Array:
@@ -110,11 +155,7 @@ def from_csr(
             f"data and indices must have indptr's {ends[-1]} entries; got "
             f"{data.shape} and {columns.shape}"
         )
-    if columns.size and not 0 <= columns.min() <= columns.max() < num_cols:
-        raise ValueError(
-            f"indices must lie in 0 ... {num_cols - 1}, the columns of shape {shape}; "
-            f"got {columns.min()} ... {columns.max()}"
-        )
+    _check_indices("indices", columns, num_cols, shape)
     return SparseMatrix(
         jnp.asarray(data, jnp.result_type(float, data)),
         jnp.asarray(np.repeat(np.arange(num_rows), counts), jnp.int32),

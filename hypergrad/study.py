@@ -6,6 +6,7 @@ the loop is in Python, and each distinct choice is a program of its own.
 """
 
 import functools
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -112,7 +113,16 @@ def advance(
 
     Returns:
       `(state, trials)`, with num_rounds · searcher.batch trials.
+
+    Raises:
+      ValueError: the space has choices, which one problem cannot make.
     """
+    if space.has_choices:
+        raise ValueError(
+            "problem must be a function {name: option} -> Problem where the space has "
+            f"choices, {list(space.discrete)}; got a Problem, which would be the same "
+            "for every option: use search, or advance_by_choice"
+        )
 
     def one_round(state, i):
         coords, state = searcher.ask(space, state)
@@ -143,8 +153,8 @@ def advance_by_choice(
 ) -> tuple[PyTree, Trials]:
     """`advance` with a problem for each choice: a loop in Python over programs.
 
-    Ask and tell are one program each, and each distinct choice is one more, for all its
-    rows have the shape that `map_by_choice` gives them.
+    Ask and tell are one program each, and each distinct choice is one more for each
+    number of rows that `map_by_choice` gives it: one under `Loop`, few under others.
 
     Args:
       problems: choices -> problem; the same object for equal choices, as by
@@ -253,19 +263,21 @@ def _diverged_last(values: np.ndarray) -> np.ndarray:
 
 
 def num_rounds(searcher: Searcher, space: Space, num_trials: int) -> int:
-    """Rounds that fit `num_trials`.
+    """Rounds that fit `num_trials`, no more than the searcher has a use for.
+
+    The last may be filled only in part: a plan of 6 trials needs two rounds of 4.
 
     Raises:
       ValueError: not even one fits, since a budget is never overspent.
     """
-    rounds = searcher.num_trials(space, num_trials) // searcher.batch
-    if rounds < 1:
+    whole = num_trials // searcher.batch * searcher.batch
+    if whole < 1:
         raise ValueError(
             f"num_trials ({num_trials}) must pay for one round of "
             f"{type(searcher).__name__}, which is {searcher.batch} trials: raise "
             "it, or lower the searcher's batch (starts)"
         )
-    return rounds
+    return math.ceil(searcher.num_trials(space, whole) / searcher.batch)
 
 
 def check_pair(searcher: Searcher, estimator: Estimator) -> None:
@@ -291,7 +303,8 @@ def search(
     """Search for the λ (and choices) with the least F in `num_trials` estimates.
 
     Without choices the whole study is one compiled program; with choices there is one
-    for each distinct choice that the searcher proposes.
+    for each distinct choice that the searcher proposes, or a few, if `execution` lays
+    trainings side by side (see `map_by_choice`).
 
     Train the winner again with fresh keys (`hypergrad.retrain`) before believing it.
 
@@ -351,12 +364,6 @@ def search(
 def _loop(problem: Problem | Callable[[dict[str, Any]], Problem], space: Space):
     """The loop that serves the problem, which it has as its first argument."""
     if isinstance(problem, Problem):
-        if space.has_choices:
-            raise ValueError(
-                f"problem must be a function {{name: option}} -> Problem where the "
-                f"space has choices, {list(space.discrete)}; got a Problem, which "
-                "would be the same for every option"
-            )
         return functools.partial(advance, problem)
     if not callable(problem):
         raise ValueError(f"problem must be a Problem, or give one; got {problem!r}")

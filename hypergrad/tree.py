@@ -54,8 +54,13 @@ def _is_key(leaf) -> bool:
 
 
 def cast_floats(tree: PyTree, dtype) -> PyTree:
-    """Every floating leaf in `dtype`; integers and keys untouched."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if is_inexact(x) else x, tree)
+    """Every floating leaf in `dtype`; complex, integers and keys untouched."""
+
+    def cast(leaf):
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf, dtype) if floating else leaf
+
+    return jax.tree.map(cast, tree)
 
 
 def vdot(a: PyTree, b: PyTree) -> Scalar:

@@ -77,9 +77,14 @@ def test_moves_are_those_of_scipy(key):
 
 def test_the_two_interpolations_are_one():
     rows, cols = RNG.uniform(-3, 10, size=(3, 5)), RNG.uniform(-3, 9, size=(3, 4))
-    grid = np.broadcast_arrays(rows[:, :, None], cols[:, None])
+    rows[:, :2], cols[:, :2] = [[2.0, -1.0]], [[0.0, 6.0]]  # cells of either side
+    rows_below, cols_below = np.floor(rows), np.ceil(cols) - 1
+    spread = lambda r, c: np.broadcast_arrays(r[:, :, None], c[:, None])
+    below = spread(rows_below, cols_below)
+    places = [augment._Places(rows, rows_below), augment._Places(cols, cols_below)]
+    grid = map(augment._Places, spread(rows, cols), below)
     np.testing.assert_allclose(
-        jax.jit(augment._separable)(IMAGES, rows, cols),
+        jax.jit(augment._separable)(IMAGES, *places),
         jax.jit(augment._bilinear)(IMAGES, *grid),
         atol=1e-12,
     )
@@ -124,6 +129,52 @@ def test_derivative_in_the_strength_is_that_of_a_path(key):
         assert np.linalg.norm(slope) > 0.1
         found = (np.asarray(above) - np.asarray(below)) / (2 * h)
         np.testing.assert_allclose(slope, found, atol=1e-8)
+
+
+def test_derivative_at_strength_zero_is_the_right_one(key):
+    """All positions are integers there, and the left derivative is another."""
+    fn, h = all_of(IMAGES), 1e-7
+    values = compiled(fn)
+    slopes = compiled(lambda s: jax.jvp(lambda s: fn(key, s), (s,), (1.0,))[1])(0.0)
+    at, right, left = values(key, 0.0), values(key, h), values(key, -h)
+    for i, (slope, x, above, below) in enumerate(
+        zip(slopes, at, right, left, strict=True)
+    ):
+        x, above, below = np.asarray(x), np.asarray(above), np.asarray(below)
+        np.testing.assert_allclose(slope, (above - x) / h, atol=2e-5)
+        if i < len(MOVES):
+            assert np.mean(np.abs(slope - (x - below) / h) > 1e-3) > 0.5
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.05])
+def test_moving_an_even_image_changes_none_of_its_inside(key, strength):
+    """Weights sum to one, so their slopes sum to zero, at integers too."""
+    even = jnp.ones((4, 7, 7, 1))
+    fn = lambda s: [move(key, even, s) for move in MOVES]
+    values, slopes = compiled(lambda s: jax.jvp(fn, (s,), (1.0,)))(strength)
+    for value, slope in zip(values, slopes, strict=True):
+        np.testing.assert_allclose(value[:, 2:-2, 2:-2], 1.0, atol=1e-12)
+        np.testing.assert_allclose(slope[:, 2:-2, 2:-2], 0.0, atol=1e-12)
+        assert np.abs(slope).max() > 0.1  # what moves out of the image fades
+
+
+@pytest.mark.slow
+def test_a_gradient_at_strength_zero_is_that_of_the_jvp(key):
+    """Reverse mode takes that side, and float32 does where 1e-9 moves nothing."""
+    loss = lambda x, s: sum(jnp.sum(move(key, x, s) * x**2) for move in MOVES)
+    grad = compiled(jax.grad(loss, argnums=1))
+    forward = compiled(lambda x, s: jax.jvp(lambda s: loss(x, s), (s,), (1.0,))[1])
+    np.testing.assert_allclose(grad(IMAGES, 0.0), forward(IMAGES, 0.0), rtol=1e-10)
+    narrow = IMAGES.astype(jnp.float32)
+    tiny, zero = (grad(narrow, jnp.float32(s)) for s in (1e-9, 0.0))
+    np.testing.assert_allclose(tiny, zero, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_strength_for_each_example_is_refused(key, change):
+    for strength in (jnp.ones(3), jnp.ones(1)):
+        with pytest.raises(ValueError, match=r"scalar, got shape \(.,\).* jax.vmap"):
+            change(key, IMAGES, strength)
 
 
 @pytest.mark.slow

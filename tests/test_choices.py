@@ -58,6 +58,9 @@ def test_a_choice_is_the_index_of_its_option():
         ((1, 2), 3, "one of"),
         ((0, 1), True, "got True"),
         (("a", "b"), "A", "got 'A'"),
+        ({"a", "b"}, None, "order, and that of a set differs"),
+        (frozenset((1, 2)), None, "write a tuple"),
+        (((1, 2), (3, 4)), (1, 2.0), "one of"),
     ],
 )
 def test_wrong_choices_say_so(options, default, message):
@@ -69,6 +72,26 @@ def test_true_is_not_one():
     assert Choice((0, 1)) != Choice((False, True))
     assert Choice((False, True)).option(1.0) is True
     assert Choice(range(2)) == Choice([0, 1])
+
+
+def test_kinds_look_into_tuples():
+    nested = Choice(((1, 2), (3, (4, 5))))
+    assert nested != Choice(((1.0, 2), (3, (4, 5))))
+    assert nested != Choice(((1, 2), (3, (4.0, 5))))
+    assert nested.index((3, (4, 5))) == 1
+    with pytest.raises(ValueError, match="one of"):
+        nested.index((True, 2))
+
+
+def test_scalars_of_numpy_become_those_of_python():
+    widths = Choice(2 ** np.arange(4), default=np.int64(4))
+    assert widths == Choice((1, 2, 4, 8), default=4)
+    assert [type(option) for option in widths.options] == [int] * 4
+    assert widths.ordered
+    assert widths.index(np.int64(8)) == 3
+    assert Choice([(np.float64(0.5), "a"), (1.0, "b")]) == Choice(
+        [(0.5, "a"), (1.0, "b")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +186,28 @@ def test_a_grid_over_choices_is_every_combination_once():
     assert len({tuple(space.choices(z).values()) for z in coords}) == 6
     # five trials do not pay for six combinations, only for the three cells
     assert hg.GridSearch().num_trials(space, 5) == 3
+
+
+def test_a_grid_in_rounds_has_all_options_that_rounds_can_finish():
+    space = Space({"depth": Choice((1, 2, 3, 4, 5, 6)), "x": Linear(0.0, 1.0)})
+
+    def problem(choices):
+        return hg.Problem.from_step(
+            start=lambda hp, tick: 0.0 * hp["x"],
+            step=lambda hp, s, tick: s,
+            outer_at=lambda hp, s, tick: s + choices["depth"],
+            num_steps=1,
+        )
+
+    grid = hg.GridSearch(batch=4)
+    result = hg.search(problem, space, grid, num_trials=8, key=KEY)
+    # six options, the default among them; the second round repeats two
+    np.testing.assert_array_equal(result.trials.values, [1, 2, 3, 4, 5, 6, 1, 2])
+    assert "depth: 6 = 5 points" in grid.describe(space, 8)
+    # seven trials pay for one round of four, which is too few for all options
+    result = hg.search(problem, space, grid, num_trials=7, key=KEY)
+    np.testing.assert_array_equal(options(result.trials.coords, "depth", space), 1)
+    assert "grid over x: 3 = 3 points" in grid.describe(space, 7)
 
 
 def test_a_grid_has_exactly_the_options_beside_its_levels():
@@ -411,6 +456,39 @@ def test_what_a_study_of_choices_refuses():
     assert one.best_choices == {}
 
 
+@pytest.mark.parametrize("width", [1, 2, 4, 7, 64])
+def test_pieces_are_few_widths_and_little_is_thrown_away(width):
+    """Widths are powers of two below `width`; less than twice the rows are run."""
+    space, calls = Space({"n": Choice(tuple(range(65)))}), []
+    # option i has i rows
+    coords = jnp.repeat(jnp.arange(65.0), jnp.arange(65))[:, None]
+
+    def run(choices, rows):
+        calls.append((choices["n"], len(rows)))
+        return rows
+
+    found = map_by_choice(run, space, coords, width)
+    np.testing.assert_array_equal(found, np.arange(len(coords)))
+    widths = {k for _, k in calls}
+    assert widths <= {1, 2, 4, 8, 16, 32, width}
+    assert len(widths) <= 2 + np.log2(width)
+    assert max(widths) <= width
+    for option in range(1, 65):
+        done = sum(k for n, k in calls if n == option)
+        assert option <= done < 2 * option or done == option
+
+
+def test_as_many_options_as_rows_side_by_side_waste_nothing():
+    space, calls = Space({"n": Choice(tuple(range(8)))}), []
+
+    def run(choices, rows):
+        calls.append(len(rows))
+        return rows
+
+    map_by_choice(run, space, jnp.arange(8.0)[:, None], hg.Vmap().width(8))
+    assert calls == [1] * 8
+
+
 @pytest.mark.parametrize("width", [1, 2, 4, 7])
 def test_rows_come_back_in_their_order(width):
     coords = jnp.array([[0.0], [2], [0], [1], [0], [2], [0]])
@@ -418,7 +496,7 @@ def test_rows_come_back_in_their_order(width):
     calls = []
 
     def run(choices, rows):
-        assert rows.shape == (width,)
+        assert len(rows) in {min(k, width) for k in (1, 2, 4)}
         calls.append(choices["n"])
         return {"n": choices["n"] + rows, "none": None}
 
@@ -432,3 +510,7 @@ def test_what_is_made_once_for_a_choice_is_kept():
     make = once_per_choice(lambda choices: [choices["n"]])
     assert make({"n": True}) is make({"n": True})
     assert make({"n": True}) is not make({"n": 2})
+    both = once_per_choice(dict)
+    assert both({"a": 1, "b": 2}) == {"a": 1, "b": 2}
+    assert both({"b": 1, "a": 2}) == {"a": 2, "b": 1}
+    assert both({"b": 2, "a": 1}) is both({"a": 1, "b": 2})

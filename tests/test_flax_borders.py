@@ -220,3 +220,106 @@ def test_the_plain_names_need_no_flax():
     code += "; assert 'flax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert isinstance(mlp([1, 1]), Model)
+
+
+class LinenWithMode(linen.Module):
+    """The mode's argument has a name of its own."""
+
+    drop: float = 0.0
+    averages: bool = False
+
+    @linen.compact
+    def __call__(self, x, eval_mode=True):
+        if self.averages:
+            x = linen.BatchNorm(use_running_average=eval_mode)(x)
+        return linen.Dropout(self.drop, deterministic=eval_mode)(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        (LinenWithMode(drop=0.5), "Dropout"),
+        pytest.param(
+            LinenWithMode(averages=True), "batch_stats", marks=pytest.mark.slow
+        ),
+    ],
+    ids=["dropout", "averages"],
+)
+def test_a_linen_mode_of_unknown_name_is_asked_for(module, what, key):
+    x = jnp.arange(12.0).reshape(4, 3)
+    with pytest.raises(ValueError, match=f"has {what}, and .*when_training"):
+        from_linen(module, x).init(key)
+    model = from_linen(module, x, when_training={"eval_mode": False})
+    assert model == from_linen(module, x, when_training={"eval_mode": False})
+    weights, state = model.init(key)
+    y, new = model.apply(weights, Context(key, state, True), x)
+    z, same = model.apply(weights, Context(key, state, False), x)
+    assert jnp.any(y != z)
+    chex.assert_trees_all_equal(same, state)
+    if what == "batch_stats":
+        assert jnp.any(new["batch_stats"]["BatchNorm_0"]["mean"] != 0)
+    frozen = from_linen(module, x, when_training={})
+    weights, state = frozen.init(key)
+    y, _ = frozen.apply(weights, Context(key, state, True), x)
+    z, _ = frozen.apply(weights, Context(key, state, False), x)
+    np.testing.assert_array_equal(y, z)
+
+
+def test_linen_modules_without_modes_need_none(key):
+    x = jnp.ones((2, 3))
+    model = from_linen(LinenWithMode(), x)  # a rate of zero drops nothing
+    assert model.init(key) == ({}, {})
+    for wrong in ({"evalmode": False}, {"eval_mode": 0}):
+        with pytest.raises(ValueError, match=r"\['self', 'x', 'eval_mode'\]; got"):
+            from_linen(LinenWithMode(), x, when_training=wrong)  # type: ignore[arg-type]
+
+
+def test_nnx_modules_that_cut_or_round_are_refused(key):
+    def wrapped(make):
+        class Net(nnx.Module):
+            def __init__(self, rngs):
+                self.inner = make(rngs)
+
+        return from_nnx(Net)
+
+    def spectral(rngs):
+        return nnx.SpectralNorm(nnx.Linear(2, 2, rngs=rngs), rngs=rngs)
+
+    with pytest.raises(ValueError, match="inner is an nnx.SpectralNorm.*singular"):
+        wrapped(spectral).init(key)
+    rounding = {
+        "inner is an nnx.Embed": lambda rngs: nnx.Embed(3, 2, rngs=rngs),
+        "inner.dense_h is an nnx.Linear": lambda rngs: nnx.SimpleCell(3, 2, rngs=rngs),
+        "inner is": lambda rngs: nnx.Linear(3, 2, dtype=jnp.float32, rngs=rngs),
+    }
+    for name, make in rounding.items():
+        with pytest.raises(ValueError, match=f"{name}.*float32 while"):
+            wrapped(make).init(key)
+    with jax.enable_x64(False):
+        from_nnx(lambda rngs: nnx.Embed(3, 2, rngs=rngs)).init(key)
+
+
+@pytest.mark.slow
+def test_nnx_modules_of_float64_are_taken(key):
+    """An embedding, and a scan whose carry is of param_dtype."""
+    double = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    model = from_nnx(lambda rngs: nnx.Embed(3, 2, dtype=jnp.float64, rngs=rngs))
+    weights, state = model.init(key)
+    y, _ = model.apply(weights, Context(key, state, True), jnp.array([1]))
+    np.testing.assert_array_equal(y, weights["embedding"][1:2])
+    cell = lambda rngs: nnx.RNN(nnx.SimpleCell(3, 2, **double, rngs=rngs))
+    model = from_nnx(cell)
+    weights, state = model.init(key)
+    y, _ = model.apply(weights, Context(key, state, True), jnp.ones((1, 4, 3)))
+    assert y.dtype == jnp.float64
+
+
+def test_complex_weights_keep_their_imaginary_part(key):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.w = nnx.Param(jnp.full(2, 1 + 2j, jnp.complex64))
+            self.b = nnx.Param(jnp.ones(2, jnp.float32))
+
+    weights, _ = from_nnx(Net).init(key)
+    np.testing.assert_array_equal(weights["w"], [1 + 2j, 1 + 2j])
+    assert weights["b"].dtype == jnp.float64

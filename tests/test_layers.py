@@ -101,3 +101,54 @@ def test_narrow_updates_stay_narrow():
     tx = scale_layers(jnp.ones(3, jnp.float64))
     updates, _ = tx.update(narrow, tx.init(narrow))
     assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"head": 3.0, "blocks": 1}, [1, 1, 3]),
+        ({"": 2.0, "blocks.0.norm": 5.0}, [2, 5, 2]),
+        ({"blocks.0": 1.0, "blocks.0.norm": 4.0, "": 7.0}, [1, 4, 7]),
+        (dict.fromkeys(NAMES, jnp.float64(2.0)), [2, 2, 2]),
+    ],
+)
+def test_values_by_name_are_those_of_the_longest_prefix(values, expected):
+    by_name, by_place = per_layer(values, WEIGHTS), per_layer(expected, WEIGHTS)
+    assert jax.tree.map(float, by_name) == jax.tree.map(float, by_place)
+    for rates in (values, lambda t: values):
+        tx = scale_layers(rates)
+        updates, _ = tx.update(WEIGHTS, tx.init(WEIGHTS))
+        np.testing.assert_array_equal(updates["head"]["bias"], expected[2] * np.ones(3))
+
+
+def test_names_need_not_know_the_order_of_the_tree():
+    weights = {"layers": [DENSE, DENSE], "head": DENSE}
+    assert layer_names(weights)[0] == "head"  # entry 0 is no first layer
+    values = per_layer({"layers.0": 1.0, "layers.1": 2.0, "head": 3.0}, weights)
+    assert [float(layer["bias"]) for layer in values["layers"]] == [1.0, 2.0]
+    assert float(values["head"]["kernel"]) == 3.0
+    assert float(per_layer({"weights": 2.0}, jnp.ones(3))) == 2.0
+
+
+def test_the_derivative_in_a_value_by_name():
+    def total(head):
+        rates = {"blocks": 1.0, "head": head}
+        updates = run(scale_layers(rates), 1)
+        return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
+
+    assert float(jax.jit(jax.grad(total))(2.0)) == 9  # the head's weights, all 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"": 1.0, "hed": 2.0}, "unknown name 'hed'.*did you mean 'head'"),
+        ({"": 1.0, "block": 2.0}, "unknown name 'block'.*did you mean 'blocks'"),
+        ({"head": 1.0, "blocks.0.conv": 1.0}, "got none for 'blocks.0.norm'"),
+        ({"": 1.0, "head": jnp.ones(2)}, r"values\['head'\] must be a scalar"),
+        ({}, "got none for 'blocks.0.conv'"),
+    ],
+)
+def test_wrong_names_of_layers_say_so(values, message):
+    with pytest.raises(ValueError, match=message):
+        per_layer(values, WEIGHTS)

@@ -50,6 +50,32 @@ def test_labels_that_do_not_fit_say_so(labels):
         cross_entropy(LOGITS, labels)
 
 
+@jax.jit
+def both(logits, labels):
+    """The losses, and the gradient of their sum."""
+    losses, back = jax.vjp(lambda z: cross_entropy(z, labels), logits)
+    return losses, back(jnp.ones_like(losses))[0]
+
+
+def test_labels_out_of_range_are_nan_and_so_is_their_gradient():
+    labels = np.array([0, -1, 4, 3, -5, 2])
+    wrong = (labels < 0) | (labels > 3)
+    losses, slopes = both(LOGITS, labels)
+    np.testing.assert_array_equal(np.isnan(losses), wrong)
+    np.testing.assert_array_equal(np.isnan(slopes), np.repeat(wrong[:, None], 4, 1))
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1]), np.eye(3)[:2]], ids=str)
+def test_a_masked_class_costs_the_others_nothing(labels):
+    logits = np.array([[0.5, 1.0, -np.inf], [0.2, 0.3, -np.inf]])
+    losses, slopes = both(logits, labels)
+    of_two = log_softmax(logits[:, :2], axis=-1)
+    np.testing.assert_allclose(losses, -np.diag(of_two), rtol=1e-12)
+    expected = np.pad(np.exp(of_two), ((0, 0), (0, 1))) - np.eye(3)[:2]
+    np.testing.assert_allclose(slopes, expected, rtol=1e-12)
+    assert np.isinf(jax.jit(cross_entropy)(logits, labels, 0.1)).all()
+
+
 def test_the_mean_over_batches_is_the_loss_of_all_rows():
     """True of division by n alone: Σ w ℓ / Σ w differs from batch to batch."""
     losses, weights = RNG.uniform(size=12), RNG.uniform(size=12)

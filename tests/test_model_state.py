@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.estimators.bilevel import model_state_matters
 from hypergrad.training import Context, InnerState
 
 HPARAMS = {"decay": 0.1, "shift": 0.4}
@@ -162,3 +163,142 @@ def test_a_state_that_nothing_moves_raises_no_doubt(key):
     result = estimate(held, hg.SOBA(), key)
     assert hg.SOBA().doubt(result.info) is None
     assert isinstance(result.info.state, InnerState)
+
+
+def drifting(start, inner, outer, num_steps):
+    """ℓ(w, λ, m) with its m', and f(w, m): sgd on two weights, λ a number."""
+    return hg.Problem.with_context(
+        init=lambda key, hp: (jnp.zeros(2), start),
+        inner_loss=lambda w, hp, batch, context: inner(w, hp, context.model_state),
+        outer_loss=lambda w, hp, batch, context: (
+            outer(w, context.model_state),
+            context.model_state,
+        ),
+        optimizer=lambda hp: optax.sgd(RATE),
+        train=jnp.ones(1),
+        valid=(),
+        num_steps=num_steps,
+    )
+
+
+def half(x):
+    return 0.5 * jnp.sum(x**2)
+
+
+def teacher(num_steps):
+    """The inner loss pulls towards the average of the weights, and so w* = λ."""
+    return drifting(
+        jnp.zeros(2),
+        lambda w, hp, m: (half(w - hp) + half(w - m), 0.9 * m + 0.1 * w),
+        lambda w, m: half(w - 2),
+        num_steps,
+    )
+
+
+def two_lags(num_steps):
+    """The outer loss sees the weights of two steps before."""
+    return drifting(
+        (jnp.zeros(2), jnp.zeros(2)),
+        lambda w, hp, m: (half(w - hp), (w, m[0])),
+        lambda w, m: half(w - 2) + half(m[1] - 2),
+        num_steps,
+    )
+
+
+def buffer(num_steps):
+    """The same with five steps, in a single array."""
+    return drifting(
+        jnp.zeros((5, 2)),
+        lambda w, hp, m: (half(w - hp), jnp.concatenate([w[None], m[:-1]])),
+        lambda w, m: half(m[-1] - 2),
+        num_steps,
+    )
+
+
+def of_lambda(num_steps):
+    """The state is λ, and weighs the inner loss."""
+    return drifting(
+        jnp.ones(()),
+        lambda w, hp, m: (m * half(w - 1) + half(w), hp),
+        lambda w, m: half(w - 2),
+        num_steps,
+    )
+
+
+def from_zero(num_steps):
+    """The outer loss is flat in the state where it starts."""
+    return drifting(
+        jnp.zeros(2),
+        lambda w, hp, m: (half(w - hp), 0.5 * m + 0.5 * hp),
+        lambda w, m: half(m),
+        num_steps,
+    )
+
+
+def constant(num_steps):
+    """Both losses see a state that nothing moves."""
+    return drifting(
+        jnp.ones(2),
+        lambda w, hp, m: (half(w - hp) + half(w - m), m),
+        lambda w, m: half(w - m),
+        num_steps,
+    )
+
+
+def fading(num_steps):
+    """Both see one that moves by itself."""
+    return drifting(
+        jnp.ones(2),
+        lambda w, hp, m: (half(w - hp) + half(w - m), 0.5 * m[::-1]),
+        lambda w, m: half(w - m),
+        num_steps,
+    )
+
+
+def unseen(num_steps):
+    """Nobody sees one that moves with the weights."""
+    return drifting(
+        jnp.ones(2),
+        lambda w, hp, m: (half(w - hp), 0.5 * m + w),
+        lambda w, m: half(w - 2),
+        num_steps,
+    )
+
+
+@pytest.mark.parametrize("make", [teacher, two_lags, buffer, of_lambda, from_zero])
+def test_a_state_matters_that_moves_and_is_seen(make, key):
+    state = make(9).start(jnp.asarray(3.0), key)
+    assert jax.jit(model_state_matters)(make(9), 3.0, state, key)
+
+
+@pytest.mark.parametrize("make", [constant, fading, unseen])
+def test_a_state_does_not_matter_that_is_not_moved_or_not_seen(make, key):
+    state = make(9).start(jnp.asarray(3.0), key)
+    assert not jax.jit(model_state_matters)(make(9), 3.0, state, key)
+
+
+@pytest.mark.parametrize(
+    ("make", "num_steps", "truth", "estimator"),
+    [
+        (teacher, 1000, 2.0, hg.Implicit()),
+        pytest.param(teacher, 1000, 2.0, hg.StocBiO(), marks=pytest.mark.slow),
+        pytest.param(teacher, 1000, 2.0, hg.F2SA(), marks=pytest.mark.slow),
+        pytest.param(two_lags, 60, 4.0, hg.Implicit(), marks=pytest.mark.slow),
+        pytest.param(two_lags, 60, 4.0, hg.StocBiO(), marks=pytest.mark.slow),
+    ],
+)
+def test_those_that_hold_a_state_that_matters_doubt(
+    make, num_steps, truth, estimator, key
+):
+    problem, hparams = make(num_steps), jnp.asarray(3.0)
+    with pytest.warns(hg.HypergradWarning, match="inner gradient sees"):
+        wrong, _ = hg.estimate(problem, estimator, hparams, (), key)
+    assert abs(wrong.hypergrad - truth) > 0.5
+    right, _ = hg.estimate(problem, hg.Reverse(), hparams, (), key)
+    np.testing.assert_allclose(right.hypergrad, truth, rtol=1e-6)
+
+
+def test_implicit_raises_no_doubt_by_a_constant_state(key):
+    result, _ = hg.estimate(constant(60), hg.Implicit(), jnp.asarray(3.0), (), key)
+    assert not result.info.doubtful
+    np.testing.assert_allclose(result.hypergrad, 1.0, rtol=1e-6)

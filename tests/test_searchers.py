@@ -20,6 +20,7 @@ from hypergrad.searchers import (
 )
 from hypergrad.searchers.base import starts
 from hypergrad.space import Space
+from hypergrad.study import num_rounds
 from tests.searching import SPACE, assert_inside, cube, quadratic, study
 
 SEARCHERS = [
@@ -219,6 +220,26 @@ def test_grid_asks_beyond_its_end_begin_again(key):
     asked, _ = grid.ask(cube(1), grid.init(cube(1, default=0.1), 10, key))
     assert len(np.unique(asked[:10])) == 10
     np.testing.assert_array_equal(asked[10:], asked[:2])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 7])
+@pytest.mark.parametrize("budget", [8, 30])
+def test_grid_in_rounds_is_the_grid_that_was_told(batch, budget, key):
+    """All of its points are tried, in no more rounds than that takes."""
+    space, grid = cube(2, default=0.123), GridSearch(batch=batch)
+    rounds = num_rounds(grid, space, budget)
+    assert rounds * batch <= budget
+    points = grid.init(space, rounds * batch, key).points
+    count = len(points)
+    assert grid.num_trials(space, budget) == count
+    assert (rounds - 1) * batch < count <= rounds * batch
+    whole = GridSearch().init(space, budget // batch * batch, key).points
+    np.testing.assert_array_equal(points, whole)
+    told = grid.describe(space, budget)
+    assert told == grid.describe(space, rounds * batch)
+    assert f"= {count - 1} points" in told
+    again = rounds * batch - count
+    assert (f"last round does {again} of its trials again" in told) is (again > 0)
 
 
 # Sobol

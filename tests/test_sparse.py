@@ -90,6 +90,50 @@ def test_a_factor_that_does_not_fit_is_refused(dense):
         matmul(sparse(CSR), dense)
 
 
+@pytest.mark.parametrize(
+    ("rows", "cols", "message"),
+    [
+        ([0, 9], [0, 1], r"rows must lie in 0 ... 8 .* got 0 ... 9"),
+        ([0, 1], [-1, 1], r"cols must lie in 0 ... 6 .* got -1 ... 1"),
+        ([0, 1], [0.0, 1.0], "cols must be integers; got float64"),
+        ([0], [0, 1], r"of one shape \[nnz\]"),
+    ],
+)
+def test_entries_outside_of_the_shape_are_refused(rows, cols, message):
+    arrays = np.ones(2), np.asarray(rows), np.asarray(cols)
+    for given in (arrays, map(jnp.asarray, arrays)):
+        with pytest.raises(ValueError, match=message):
+            SparseMatrix(*given, (9, 7))  # type: ignore[arg-type]
+
+
+def test_a_pytree_of_anything():
+    """Tracers, None and what maps make of the leaves; only the constructor looks."""
+    matrix = sparse(CSR)
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(matrix)]
+    assert paths == [".values", ".rows", ".cols"]
+    shifted = jax.tree.map(lambda x: x - 1.0, matrix)
+    assert float(jnp.min(shifted.rows)) == -1
+    assert jax.tree.map(lambda x: None, matrix).values is None
+    same = jax.jit(lambda a: SparseMatrix(a.values, a.rows, a.cols, a.shape))(matrix)
+    np.testing.assert_allclose(same @ DENSE, CSR @ DENSE, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        hg.WithReplacement(2),
+        hg.Epochs(2),
+        hg.IndexTable(jnp.zeros((1, 2), jnp.int32)),
+    ],
+    ids=lambda batches: type(batches).__name__,
+)
+def test_rows_of_a_sparse_matrix_are_no_minibatches(batches, key):
+    data = (sparse(CSR), jnp.ones(9))
+    with pytest.raises(ValueError, match=r"SparseMatrix of shape \(9, 7\).*FullBatch"):
+        batches.gather(data, jnp.int32(0), key)
+    assert hg.FullBatch().gather(data, jnp.int32(0), key) is data
+
+
 def logistic(inputs, valid, num_steps):
     """Logistic regression by gradient descent; λ its rate and decay."""
     model = mlp([inputs.shape[1], 3])

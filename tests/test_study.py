@@ -136,6 +136,33 @@ def test_gradient_search_needs_a_gradient():
         run(hg.GradientSearch(), estimator=hg.Value())
 
 
+def last_of(problem, space, coords, key):
+    return runner.evaluate(problem, space, hg.OneStep(), coords[None], key[None])
+
+
+def searched(problem, space, coords, key):
+    search = hg.GradientSearch(starts=1)
+    return hg.search(
+        problem, space, search, estimator=hg.OneStep(), num_trials=1, key=key
+    )
+
+
+@pytest.mark.parametrize(
+    "evaluate", [last_of, pytest.param(searched, marks=pytest.mark.slow)]
+)
+def test_an_estimator_that_does_not_apply_is_refused(evaluate, key):
+    """As by the api: it would see the last of the outer losses alone."""
+    problem, coords = ridge(4).replace(outer_every=1), jnp.zeros(SPACE.dim)
+    with pytest.raises(ValueError, match=r"OneStep\(\) does not apply.*every 1"):
+        evaluate(problem, SPACE, coords, key)
+
+
+def test_one_problem_does_not_advance_a_space_with_choices(key):
+    space = hg.Space({"lr": hg.Log(1e-2, 1.0), "width": hg.Choice((1, 2))})
+    with pytest.raises(ValueError, match=r"choices, \['width'\].*advance_by_choice"):
+        study.advance(ridge(4), space, hg.RandomSearch(), hg.Value(), (), key, 1)
+
+
 def test_retraining_uses_each_fresh_key(key):
     problem = ridge(10, batch_size=3)
     hparams, keys = SPACE.defaults(), jax.random.split(key, 4)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from hypergrad import tree
-from hypergrad.estimators.base import objective_of_floats
+from hypergrad.estimators.base import estimator_key, objective_of_floats
 from hypergrad.estimators.online_base import OnlineEstimator
 from hypergrad.linear_solvers.base import refuse_sixteen_bits
 from hypergrad.problem import Problem
@@ -30,9 +30,9 @@ class BilevelEstimator(OnlineEstimator):
     optimiser rather than in ℓ (decoupled decay, `proximal_sgd`), which makes the
     estimate doubtful. Those that step by their own rule, rather than by the problem's,
     leave the optimiser's and the model's state alone. No derivative passes through the
-    model's state: where F sees one that moves (the averages of batch normalisation),
-    the estimate is doubtful, too. After T steps all starts anew: let T be as long as λ
-    is to move.
+    model's state: where F or the inner gradient sees one that moves (the averages of
+    batch normalisation, of a teacher's weights), the estimate is doubtful, too. After T
+    steps all starts anew: let T be as long as λ is to move.
     """
 
     @property
@@ -79,9 +79,9 @@ def unseen(info) -> str:
     if not jax.tree.leaves(split_model_state(info.state)[0]):
         return hidden
     return (
-        "the outer loss sees the model's state (running averages), which moves with "
-        "the weights and λ and is held here: use Reverse(), or a model without one "
-        f"(layer or group norm). Or else {hidden}"
+        "the outer loss or the inner gradient sees the model's state (running "
+        "averages), which moves with the weights and λ and is held here: use "
+        f"Reverse(), or a model without one (layer or group norm). Or else {hidden}"
     )
 
 
@@ -96,20 +96,48 @@ def split_model_state(state: PyTree):
 def model_state_matters(
     problem: Problem, hparams: HParams, state: PyTree, key: Key
 ) -> jax.Array:
-    """Whether (∂m'/∂(w, λ))ᵀ ∂outer/∂m ≠ 0, with m' the model's state a step later."""
+    """Whether F or the inner gradient sees a model state m that moves with (w, λ).
+
+    With m' the model's state a step later, M = ∂m'/∂m and c = ∂f/∂m + (∂∇_w ℓ/∂m)ᵀ r
+    at m', r random: (∂m'/∂(w, λ))ᵀ (Mᵀ)ᵏ c ≠ 0 for a k below the size of m and T. The
+    powers are there for what comes from one part of m through others (delays).
+    """
+    held, frozen = jax.lax.stop_gradient(tree.partition(state))
+    state = tree.combine(held, frozen)
     m, rebuild = split_model_state(state)
     if not jax.tree.leaves(m):
         return jnp.asarray(False)
     T = problem.num_steps
-    slope = jax.grad(lambda m: problem.outer(hparams, rebuild(m), T, key))(m)
-    whole, floats, _ = objective_of_floats(lambda h: h, hparams)
+    w, others = tree.partition(problem.weights(state))
+    whole, floats, _ = objective_of_floats(lambda h: h, jax.lax.stop_gradient(hparams))
+    flat, unravel = tree.ravel(w)
+    r = unravel(jax.random.normal(estimator_key(key), flat.shape, flat.dtype))
 
-    def later(weights, floats):
-        here = problem.replace_weights(state, weights)
-        return split_model_state(problem.step(whole(floats), here, T, key))[0]
+    def at(m, w):
+        return problem.replace_weights(rebuild(m), tree.combine(w, others))
 
-    _, pull = jax.vjp(later, problem.weights(state), floats)
-    return ~(tree.norm(pull(slope)) == 0)  # and a NaN matters
+    def seen(m):
+        slope = jax.grad(lambda w: problem.batch_loss(hparams, at(m, w), T, key))(w)
+        return problem.outer(hparams, at(m, w), T, key) + tree.vdot(slope, r)
+
+    def later(m, w, floats):
+        return split_model_state(problem.step(whole(floats), at(m, w), T, key))[0]
+
+    after, pull = jax.vjp(later, m, w, floats)
+
+    def push(carry):
+        k, c, _, _ = carry
+        before, *moved = pull(c)
+        still = tree.norm(tree.axpy(-1, c, before)) == 0  # and so for all k
+        return k + 1, before, still, ~(tree.norm(moved) == 0)  # and a NaN matters
+
+    def undecided(carry):
+        k, _, still, matters = carry
+        return (k < min(T, tree.size(m))) & ~still & ~matters
+
+    no = jnp.asarray(False)
+    start = (jnp.int32(0), jax.grad(seen)(after), no, no)
+    return jax.lax.while_loop(undecided, push, start)[3]
 
 
 def moves_without_gradient(

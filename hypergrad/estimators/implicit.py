@@ -15,7 +15,7 @@ from hypergrad.estimators.base import (
     estimator_key,
     objective_of_floats,
 )
-from hypergrad.estimators.bilevel import relative_norm
+from hypergrad.estimators.bilevel import model_state_matters, relative_norm
 from hypergrad.linear_solvers import CG, GMRES, LinearSolver
 from hypergrad.typing import PyTree, Scalar
 from hypergrad.unroll import train
@@ -26,8 +26,8 @@ class ImplicitInfo(NamedTuple):
 
     Attributes:
       state: s_T.
-      doubtful: residual, stationarity or ignored above the tolerance, a direction of
-        no positive curvature, or a number that is not finite.
+      doubtful: residual or stationarity above the tolerance, a direction of no positive
+        curvature, a model state that is ignored, or a number that is not finite.
       residual: ‖b − (Aᵀ + ρI) v‖ / ‖b‖ with b = ∂outer/∂x: the inexact linear solve.
       stationarity: ‖G(x_T)‖ / ‖G(x_0)‖, what training left of the equation that it
         solves (of the gradient, or of the length of a step at the last rate): the
@@ -35,8 +35,8 @@ class ImplicitInfo(NamedTuple):
       iterations: of the solver.
       curvature: the smallest Rayleigh quotient that the solver met; +∞ where it looks
         at none.
-      ignored: the part of ‖∂outer/∂s_T‖ in what is no unknown, the model's state, whose
-        own dependence on λ is left out (`FixedPoint()` has all of the state).
+      ignored: whether the outer loss or the inner gradient sees a model state that
+        moves with the weights or λ and is held here (`FixedPoint()` holds nothing).
     """
 
     state: PyTree
@@ -45,7 +45,7 @@ class ImplicitInfo(NamedTuple):
     stationarity: Scalar
     iterations: jax.Array
     curvature: Scalar
-    ignored: Scalar
+    ignored: jax.Array
 
 
 class ImplicitState(NamedTuple):
@@ -166,16 +166,12 @@ class Implicit(Estimator):
         whole, floats, restore = objective_of_floats(lambda h: h, hparams)
         start, end = problem.start(hparams, key), train(problem, hparams, key)
 
-        moving, fixed = tree.partition(end)
-
-        def outer(hparams, moving):
-            state = tree.combine(moving, fixed)
-            return problem.outer(whole(hparams), state, problem.num_steps, key)
-
         x, rebuild = self.operator.unknowns(problem, end)
-        value, (direct, slopes) = jax.value_and_grad(outer, (0, 1))(floats, moving)
-        slope, rest = self.operator.unknowns(problem, slopes)
-        ignored = relative_norm(rest(jax.tree.map(jnp.zeros_like, slope)), slopes)
+
+        def outer(hparams, x):
+            return problem.outer(whole(hparams), rebuild(x), problem.num_steps, key)
+
+        value, (direct, slope) = jax.value_and_grad(outer, (0, 1))(floats, x)
 
         point = Point(floats, whole, x, rebuild, None, key)
         equation = self.operator.average(problem, point, self.num_batches)
@@ -197,6 +193,9 @@ class Implicit(Estimator):
         hypergrad = jax.tree.map(lambda d, i: d - i, direct, indirect)
 
         stationarity = relative_norm(equation.residual, before.residual)
+        ignored = jnp.asarray(False)
+        if len(jax.tree.leaves(x)) < len(jax.tree.leaves(tree.partition(end)[0])):
+            ignored = model_state_matters(problem, hparams, end, key)
         info = self._judge(end, solution, stationarity, ignored, hypergrad)
         if isinstance(state, ImplicitState):
             state = ImplicitState(solution.x)
@@ -208,7 +207,7 @@ class Implicit(Estimator):
             tolerance = float(jnp.finfo(solution.residual.dtype).eps) ** 0.5
         # Written so that a NaN is doubtful.
         sound = (solution.residual <= tolerance) & (stationarity <= tolerance)
-        sound = sound & (solution.curvature > 0) & (ignored <= tolerance)
+        sound = sound & (solution.curvature > 0) & ~ignored
         sound = sound & tree.all_finite(hypergrad)
         return ImplicitInfo(
             end,
@@ -237,9 +236,9 @@ class Implicit(Estimator):
                 "of training is no minimum; use GaussNewton(), or damping above "
                 "minus that"
             )
-        if float(info.ignored) > 0:
+        if bool(info.ignored):
             text += (
-                f". {float(info.ignored):.2g} of the outer loss's gradient is in the "
-                "model's state, which moves with λ, too, and is held: use FixedPoint()"
+                ". The outer loss or the inner gradient sees the model's state, which "
+                "moves with the weights and λ, too, and is held: use FixedPoint()"
             )
         return text

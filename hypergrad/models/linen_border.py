@@ -1,6 +1,7 @@
 """A flax Linen module as pure functions of weights and context."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +15,41 @@ from hypergrad.training import Context
 from hypergrad.typing import Key, PyTree, Weights
 
 # How modules ask for the mode, and what the argument is in train mode.
-_MODES = {"train": True, "training": True, "deterministic": False}
-_MODES["use_running_average"] = False
+_MODES = {"train": True, "training": True, "is_training": True}
+_MODES |= {"deterministic": False, "use_running_average": False}
+
+Mode = tuple[tuple[str, bool], ...]
+"""The arguments that tell a module the mode, with their values in train mode."""
 
 
-def from_linen(module: linen.Module, *example_inputs: jax.Array) -> StatefulModel:
+def from_linen(
+    module: linen.Module,
+    *example_inputs: jax.Array,
+    when_training: Mapping[str, bool] | None = None,
+) -> StatefulModel:
     """The pure functions of a Linen module.
 
     The collection `params` is the weights; `batch_stats` and all other collections are
     the model state, as a dict by collection, which may change in train mode only.
     Floating leaves are in the default float dtype. `context.key` seeds every random
-    stream (`dropout` by name, others by flax's fall-back). The module is told the mode
-    through whichever argument its `__call__` has of `train`, `training`,
-    `deterministic` and `use_running_average`.
+    stream (`dropout` by name, others by flax's fall-back).
 
     Args:
       module: the module; hashable, as modules with plain fields are.
       example_inputs: arrays of the shapes and dtypes of the inputs.
+      when_training: the arguments of the module's `__call__` that tell it the mode,
+        with their values in train mode, as {"eval_mode": False}; in eval mode they are
+        negated. {} for a module that is the same in both modes. None for whichever it
+        has of `train`, `training`, `is_training`, `deterministic` and
+        `use_running_average`.
 
     Returns:
       A `StatefulModel`, equal for equal modules and shapes.
 
     Raises:
-      ValueError: `module` is a class or no Linen module.
+      ValueError: `module` is a class or no Linen module, or its `__call__` has no
+        argument that `when_training` names; at `init`, the module has `batch_stats` or
+        dropout, and no argument is known that tells it the mode.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -56,18 +69,37 @@ def from_linen(module: linen.Module, *example_inputs: jax.Array) -> StatefulMode
     inputs = tuple(
         jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in example_inputs
     )
-    return StatefulModel(_Init(module, inputs), _Apply(module))
+    mode = _known(module) if when_training is None else _told(module, when_training)
+    return StatefulModel(_Init(module, inputs, mode), _Apply(module, mode))
 
 
 @dataclass(frozen=True)
 class _Init:
     module: linen.Module
     inputs: tuple[jax.ShapeDtypeStruct, ...]
+    mode: Mode | None
 
     def __call__(self, key: Key) -> tuple[Weights, PyTree]:
-        variables = self.module.lazy_init(
-            _streams(key), *self.inputs, **_mode(self.module, train=False)
-        )
+        dropping = []
+
+        def watch(call, args, kwargs, context):
+            if _drops(context.module):
+                dropping.append(type(context.module).__name__)
+            return call(*args, **kwargs)
+
+        with linen.intercept_methods(watch):
+            variables = self.module.lazy_init(
+                _streams(key), *self.inputs, **_arguments(self.mode, train=False)
+            )
+        if self.mode is None and (dropping or "batch_stats" in variables):
+            raise ValueError(
+                f"{type(self.module).__name__} has {(*dropping, 'batch_stats')[0]}, "
+                "and its __call__ no argument that is known to tell it the mode "
+                f"({', '.join(_MODES)}), so that it would be the same in training and "
+                "in evaluation: name the argument and its value in train mode, as in "
+                'from_linen(..., when_training={"eval_mode": False}), or give {} if '
+                "that is meant"
+            )
         variables = tree.cast_floats(dict(variables), jnp.result_type(float))
         return variables.pop("params", {}), variables
 
@@ -75,6 +107,7 @@ class _Init:
 @dataclass(frozen=True)
 class _Apply:
     module: linen.Module
+    mode: Mode | None
 
     def __call__(self, weights: Weights, context: Context, *inputs: Any):
         before = context.model_state
@@ -83,7 +116,7 @@ class _Apply:
             *inputs,
             rngs=_streams(context.key),
             mutable=list(before) if context.train else [],
-            **_mode(self.module, context.train),
+            **_arguments(self.mode, context.train),
         )
         new = {**before, **after}
         as_before = lambda old, new: jnp.asarray(new, jnp.result_type(old))
@@ -95,11 +128,35 @@ def _streams(key: Key) -> dict[str, Key]:
     return {"params": params, "dropout": dropout}
 
 
-def _mode(module: linen.Module, train: bool) -> dict[str, Any]:
-    """The argument, if any, that tells the module the mode."""
+def _known(module: linen.Module) -> Mode | None:
+    """The mode's arguments by their usual names; None if there are none."""
     arguments = inspect.signature(type(module).__call__).parameters
-    return {
-        name: train == when_training
-        for name, when_training in _MODES.items()
-        if name in arguments
-    }
+    return tuple((name, on) for name, on in _MODES.items() if name in arguments) or None
+
+
+def _told(module: linen.Module, when_training: Mapping[str, bool]) -> Mode:
+    """The mode's arguments as given, checked."""
+    arguments = inspect.signature(type(module).__call__).parameters
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
+        arguments = when_training
+    for name, on in when_training.items():
+        if name not in arguments or not isinstance(on, bool):
+            raise ValueError(
+                "when_training must give True or False for arguments of the __call__ "
+                f"of {type(module).__name__}, which has {list(arguments)}; got "
+                f"{name!r}: {on!r}"
+            )
+    return tuple(sorted(when_training.items()))
+
+
+def _arguments(mode: Mode | None, train: bool) -> dict[str, Any]:
+    return {name: train == when_training for name, when_training in mode or ()}
+
+
+def _drops(module: linen.Module) -> bool:
+    match module:
+        case linen.Dropout(rate=rate):
+            return rate > 0
+        case linen.MultiHeadDotProductAttention(dropout_rate=rate):
+            return rate > 0
+    return False

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from hypergrad import tree
@@ -39,9 +40,14 @@ def from_nnx(build: Build) -> StatefulModel:
       inputs. Models of one and the same `build` are equal, so that a problem with
       either is traced once.
 
+    Under x64 the module must compute in float64. `nnx.RNN` starts from a carry in its
+    cell's `param_dtype`, which is then to be float64; `nnx.MultiHeadAttention` without
+    dropout has its softmax in float32 by `jax.nn`, where `Transformer` has not.
+
     Raises:
-      ValueError: `build` is no such function; the module holds `nnx.BatchNorm`, which
-        cuts the derivative through its running averages; or, at `apply`, variables
+      ValueError: `build` is no such function; the module holds `nnx.BatchNorm` or
+        `nnx.SpectralNorm`, which cut the derivative through their state, or under x64
+        one that computes in float32 (`nnx.Embed` by default); or, at `apply`, variables
         change their number or shapes in a call.
 
     Example:
@@ -122,13 +128,35 @@ def _built(build: Build, key: Key) -> nnx.Module:
             f"build(rngs) must return an nnx.Module, got {type(module).__name__}"
         )
     for path, part in nnx.iter_modules(module):
-        if isinstance(part, nnx.BatchNorm):
+        if (reason := _refusal(part)) is not None:
+            name = ".".join(map(str, path)) or "root"
             raise ValueError(
-                f"the module's {'.'.join(map(str, path))} is an nnx.BatchNorm, which "
+                f"the module's {name} is an nnx.{type(part).__name__}, which {reason}"
+            )
+    return module
+
+
+def _refusal(part: nnx.Module) -> str | None:
+    """Why a module's derivative would be wrong or rounded; None if it would not."""
+    match part:
+        case nnx.BatchNorm():
+            return (
                 "stops the derivative through its running averages, and with it a "
                 "part of dF/dλ: use hypergrad.models.BatchNorm"
             )
-    return module
+        case nnx.SpectralNorm():
+            return (
+                "stops the derivative through its singular vectors, and with it a "
+                "part of dF/dλ: penalise or rescale the weights in the loss instead"
+            )
+    double = jnp.result_type(float) == jnp.float64
+    if double and vars(part).get("dtype") in (jnp.float32, np.dtype("float32")):
+        return (
+            "computes in float32 while the default float is float64, so that the loss "
+            "would be rounded: give it dtype=jnp.float64 (and param_dtype=jnp.float64, "
+            "if it has a carry)"
+        )
+    return None
 
 
 def _split(module: nnx.Module):

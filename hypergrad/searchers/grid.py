@@ -32,6 +32,9 @@ class GridSearch(PlannedSearch):
     small for all; such axes come before all others. A grid over choices alone holds the
     default already, and spends no further trial on it.
 
+    The grid is the largest that whole rounds of `batch` trials can finish; where it
+    does not fill the last of them, that round begins the grid again.
+
     Args:
         batch: points per ask.
         ties: axis name -> names of hyperparameters (or single coordinates) tied to it,
@@ -80,13 +83,12 @@ class GridSearch(PlannedSearch):
         return jax.vmap(ties.expand)(jnp.asarray(cube, float))
 
     def num_trials(self, space: Space, budget_trials: int) -> int:
-        """The default and the points of the largest grid that the budget holds."""
-        levels = self._levels(space, budget_trials)
-        return self._num_points(space, levels) + 1 if levels else 1
+        """The default and the points of the largest grid that whole rounds finish."""
+        return self._num_trials(space, self._levels(space, self._whole(budget_trials)))
 
     def describe(self, space: Space, num_trials: int) -> str:
         """The axes, the number of levels of each, and which coordinates are tied."""
-        levels = self._levels(space, num_trials)
+        levels = self._levels(space, self._whole(num_trials))
         if not levels:
             return "grid of no axis: the default alone"
         ties = self._ties(space)
@@ -95,12 +97,21 @@ class GridSearch(PlannedSearch):
             f"{axis} ({sizes[axis]} coordinates)" for axis in levels if sizes[axis] > 1
         ]
         held = space.dim - sum(sizes[axis] for axis in levels)
+        again = -self._num_trials(space, levels) % self.batch
         return (
             f"grid over {' × '.join(levels)}: {'×'.join(map(str, levels.values()))} = "
             f"{self._num_points(space, levels)} points and the default"
             + (f"; tied: {', '.join(tied)}" if tied else "")
             + (f"; {held} coordinates stay at their default" if held else "")
+            + (f"; the last round does {again} of its trials again" if again else "")
         )
+
+    def _whole(self, num_trials: int) -> int:
+        """The trials of the rounds that `num_trials` pays for."""
+        return num_trials // self.batch * self.batch
+
+    def _num_trials(self, space: Space, levels: dict[str, int]) -> int:
+        return self._num_points(space, levels) + 1 if levels else 1
 
     def _ties(self, space: Space) -> Ties:
         own = tuple((name, (name,)) for name, _ in space.entries)
