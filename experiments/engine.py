@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import hypergrad as hg
 from experiments.cells import Cell, Experiment
 from experiments.choices import told
 from experiments.faults import ConfigError, Fault
@@ -80,6 +81,7 @@ def run_experiment(
                 title=titles[label],
                 methods=methods,
                 defaults=_defaults(experiment, label),
+                dimension=_space(experiment, label).dim,
                 notes=_notes(experiment, label),
             )
             for label, methods in studies.items()
@@ -151,11 +153,16 @@ def _note(cell: Cell, known: dict[str, Any], seeds: list[SeedResult]) -> str:
 
 
 def _defaults(experiment: Experiment, label: str) -> dict[str, Any]:
-    """Of the study's first search: what it begins with."""
-    cells = [cell for cell in experiment.cells if cell.study == label]
-    space = next((cell for cell in cells if cell.searcher), cells[0]).space
+    """What the study's first search begins with."""
+    space = _space(experiment, label)
     hparams = {n: np.asarray(x).tolist() for n, x in space.defaults().items()}
     return space.default_choices() | hparams
+
+
+def _space(experiment: Experiment, label: str) -> hg.Space:
+    """Of the study's first search."""
+    cells = [cell for cell in experiment.cells if cell.study == label]
+    return next((cell for cell in cells if cell.searcher), cells[0]).space
 
 
 def _chosen(seeds: list[SeedResult]) -> str:

@@ -24,6 +24,8 @@ class SeedResult(Value):
         seed: of data and keys; every method of a study sees the same.
         values: F of each trial in order; what is not finite has diverged.
         doubtful: trials whose hypergradient its own estimator doubts.
+        steps: training steps that each trial had done; [] if all did all T.
+        parents: the trial whose training each went on with, -1 for none; [] if none.
         cost: inner-training equivalents spent after each trial.
         seconds: time spent after each trial on training and searcher, not compiling.
         objective: F of the chosen λ, a number per retraining.
@@ -41,6 +43,8 @@ class SeedResult(Value):
     seed: int
     values: list[float] = []
     doubtful: int = 0
+    steps: list[int] = []
+    parents: list[int] = []
     cost: list[float] = []
     seconds: list[float] = []
     objective: list[float] = []
@@ -74,10 +78,19 @@ def read_result(folder: Path, table: dict[str, Any]) -> SeedResult:
         ) from error
 
 
+class Failure(Value):
+    """A seed of a method that ended in an error, in its last line."""
+
+    seed: int
+    message: str
+
+
 class MethodResult(Value):
     """One method of a study over all seeds.
 
     Attributes:
+        seeds: the results of those that did not fail.
+        failures: of those that did.
         kind: searches by gradients, by values only, or is a reference.
         note: one sentence for the reader, such as what a grid had to tie.
         cost_multiple: what one trial costs, in inner-training equivalents.
@@ -91,6 +104,7 @@ class MethodResult(Value):
     note: str = ""
     cost_multiple: float | None = None
     cell: str = ""
+    failures: list[Failure] = []
 
 
 class StudyResult(Value):
@@ -98,12 +112,14 @@ class StudyResult(Value):
 
     Attributes:
         defaults: λ and options before any search.
+        dimension: how many coordinates its first search has.
     """
 
     label: str
     title: str
     methods: list[MethodResult]
     defaults: dict[str, Any] = {}
+    dimension: int = 0
     notes: list[str] = []
 
 

@@ -140,7 +140,7 @@ class SeedRun:
         unsaved: list[dict[str, Any]] = []
         last_save = time.perf_counter()
         for i in range(first, rounds):
-            run = self.programs.get(("ask", cell.hash), ask, state)
+            run = self._program("ask", ask, state)
             (coords, state), spent = timed(run, state)
             trials = i * searcher.batch + jnp.arange(searcher.batch)
             trained = 0.0
@@ -159,7 +159,7 @@ class SeedRun:
 
             values, grads, doubtful = map_by_choice(run_rows, space, coords, width)
             args = (state, coords, values, grads)
-            run = self.programs.get(("tell", cell.hash), tell, *args)
+            run = self._program("tell", tell, *args)
             state, told = timed(run, *args)
 
             in_searcher += spent + told
@@ -187,6 +187,12 @@ class SeedRun:
                 last_save = time.perf_counter()
             self.report(label, (i + 1) * searcher.batch, rounds * searcher.batch)
         return Searched(records)
+
+    def _program(self, name: str, fn: Callable, *args) -> Callable:
+        """`fn` compiled, unless the searcher lives on the host."""
+        if self.cell.searcher.on_host:
+            return fn
+        return self.programs.get((name, self.cell.hash), fn, *args)
 
     def _rounds(self, affordable: int) -> int:
         try:

@@ -115,13 +115,19 @@ def advance(
       `(state, trials)`, with num_rounds · searcher.batch trials.
 
     Raises:
-      ValueError: the space has choices, which one problem cannot make.
+      ValueError: the space has choices, which one problem cannot make, or the searcher
+        is on the host.
     """
     if space.has_choices:
         raise ValueError(
             "problem must be a function {name: option} -> Problem where the space has "
             f"choices, {list(space.discrete)}; got a Problem, which would be the same "
             "for every option: use search, or advance_by_choice"
+        )
+    if searcher.on_host:
+        raise ValueError(
+            f"searcher must be one that a program can hold; got {searcher}, which asks "
+            "on the host: use search, or advance_by_choice"
         )
 
     def one_round(state, i):
@@ -153,13 +159,14 @@ def advance_by_choice(
 ) -> tuple[PyTree, Trials]:
     """`advance` with a problem for each choice: a loop in Python over programs.
 
-    Ask and tell are one program each, and each distinct choice is one more for each
-    number of rows that `map_by_choice` gives it: one under `Loop`, few under others.
+    Ask and tell are one program each (none, if the searcher is on the host), and each
+    distinct choice is one more for each number of rows that `map_by_choice` gives it:
+    one under `Loop`, few under others.
 
     Args:
       problems: choices -> problem; the same object for equal choices, as by
         `once_per_choice`, for a problem made anew is compiled anew.
-      space: its space, with choices.
+      space: its space, with choices or without.
       searcher: proposes and learns.
       estimator: gives F and, if the searcher needs it, dF/dλ.
       state: the searcher's state.
@@ -172,9 +179,14 @@ def advance_by_choice(
     Returns:
       `(state, trials)`, with num_rounds · searcher.batch trials.
     """
+    ask, tell = (_host_ask, _host_tell) if searcher.on_host else (_ask, _tell)
+    # Without choices all rows of a round have one program, however they are laid out.
+    width = searcher.batch
+    if space.has_choices:
+        width = execution.width(searcher.batch)
     done = []
     for i in range(num_rounds):
-        coords, state = _ask(searcher, space, state)
+        coords, state = ask(searcher, space, state)
         trials = first + i * searcher.batch + jnp.arange(searcher.batch)
         keys = training_keys.of(key, trials)
 
@@ -184,23 +196,22 @@ def advance_by_choice(
                 problem, space, estimator, coords[rows], keys[rows], execution
             )
 
-        width = execution.width(searcher.batch)
         values, grads, doubtful = map_by_choice(run, space, coords, width)
-        state = _tell(searcher, space, state, coords, values, grads)
+        state = tell(searcher, space, state, coords, values, grads)
         done.append(Trials(coords, values, _norms(values, grads), doubtful))
     return state, jax.tree.map(lambda *rows: jnp.concatenate(rows), *done)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _ask(searcher, space, state):
+def _host_ask(searcher, space, state):
     return searcher.ask(space, state)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _tell(searcher, space, state, coords, values, grads):
+def _host_tell(searcher, space, state, coords, values, grads):
     return searcher.tell(space, state, coords, values, grads)
 
 
+_ask = jax.jit(_host_ask, static_argnums=(0, 1))
+_tell = jax.jit(_host_tell, static_argnums=(0, 1))
 _evaluate = jax.jit(evaluate, static_argnums=(1, 2, 5))
 
 
@@ -302,9 +313,10 @@ def search(
 ) -> StudyResult:
     """Search for the λ (and choices) with the least F in `num_trials` estimates.
 
-    Without choices the whole study is one compiled program; with choices there is one
-    for each distinct choice that the searcher proposes, or a few, if `execution` lays
-    trainings side by side (see `map_by_choice`).
+    Without choices the whole study is one compiled program, unless the searcher is on
+    the host; with choices there is one for each distinct choice that the searcher
+    proposes, or a few, if `execution` lays trainings side by side (see
+    `map_by_choice`).
 
     Train the winner again with fresh keys (`hypergrad.retrain`) before believing it.
 
@@ -341,7 +353,7 @@ def search(
     search_key, train_key = jax.random.split(key)
     rounds = num_rounds(searcher, space, num_trials)
     state = searcher.init(space, rounds * searcher.batch, search_key)
-    _, trials = _loop(problem, space)(
+    _, trials = _loop(problem, space, searcher)(
         space,
         searcher,
         estimator,
@@ -361,12 +373,14 @@ def search(
     return StudyResult(space, trials)
 
 
-def _loop(problem: Problem | Callable[[dict[str, Any]], Problem], space: Space):
+def _loop(problem: Problem | Callable[[dict[str, Any]], Problem], space, searcher):
     """The loop that serves the problem, which it has as its first argument."""
-    if isinstance(problem, Problem):
-        return functools.partial(advance, problem)
-    if not callable(problem):
+    if not (isinstance(problem, Problem) or callable(problem)):
         raise ValueError(f"problem must be a Problem, or give one; got {problem!r}")
-    if not space.has_choices:
+    if isinstance(problem, Problem):
+        if space.has_choices or not searcher.on_host:
+            return functools.partial(advance, problem)
+        return functools.partial(advance_by_choice, lambda _: problem)
+    if not (space.has_choices or searcher.on_host):
         return functools.partial(advance, problem({}))
     return functools.partial(advance_by_choice, once_per_choice(problem))

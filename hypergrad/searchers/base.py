@@ -1,7 +1,8 @@
 """A searcher proposes coordinates z and learns from F(z): init, ask, tell.
 
 A study is `lax.scan` of ask -> evaluate -> tell, so `ask` and `tell` are pure functions
-of fixed-shape arrays: they jit, vmap over keys, and lower for every backend.
+of fixed-shape arrays: they jit, vmap over keys, and lower for every backend. The
+exceptions, searchers on the host, say so.
 """
 
 import abc
@@ -20,10 +21,13 @@ class Searcher(abc.ABC):
 
     Attributes:
         needs_gradient: whether `tell` reads dF/dz.
+        on_host: whether `ask` and `tell` are Python that no program can hold, as
+            another library's; they then see concrete arrays (`HostSearch`).
         batch: how many coordinates one `ask` proposes.
     """
 
     needs_gradient: ClassVar[bool] = False
+    on_host: ClassVar[bool] = False
     batch: int
 
     @abc.abstractmethod
