@@ -1,10 +1,13 @@
 """`python -m experiments`: run, ablate, compare; verify, diagnose, plan; check, show.
 
 What a user can put right is one message on stderr and exit code 2, never a traceback;
-Ctrl-C is 130 and says how to go on. Heavy imports wait until a command needs them.
+cells that failed are a line each and exit code 1, when all others are done; Ctrl-C is
+130 and says how to go on. Heavy imports wait until a command needs them.
 """
 
 import contextlib
+import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from experiments.cells import Experiment, Mode
+    from experiments.workers import Origin
 
 app = typer.Typer(
     add_completion=False,
@@ -50,6 +54,12 @@ Memory = Annotated[
     int, typer.Option(parser=_bytes, metavar="SIZE", help="such as 2GB or 500MiB")
 ]
 KeyCount = Annotated[int, typer.Option("--keys", min=2, help="keys to average over")]
+Executor = Annotated[
+    str,
+    typer.Option(
+        "--executor", help="in-process, processes:4 or ray:4", metavar="WHERE"
+    ),
+]
 Runs = Annotated[Path, typer.Option(help="where run folders are")]
 
 
@@ -65,10 +75,13 @@ def _add_command(mode: "Mode", about: str) -> None:
         dry_run: DryRun = False,
         tasks: Tasks = None,
         runs: Runs = Path("runs"),
+        executor: Executor = "in-process",
     ) -> None:
         with _polite():
-            experiment = _load(config, settings, seed, tasks, mode)
-            _execute(experiment, runs, mode, resume, dry_run)
+            origin = _origin(config, settings, seed, tasks, mode, runs)
+            failures = _execute(origin, executor, resume, dry_run)
+        if failures:
+            raise typer.Exit(1)
 
 
 _add_command("run", "Run the base tables of a config on each seed.")
@@ -84,7 +97,7 @@ def check(
     with _polite():
         from experiments import terminal
 
-        experiment = _load(config, settings, seed, tasks, "check")
+        experiment = _load(config, settings, tasks, seed)
         terminal.console().print(terminal.cells(experiment))
 
 
@@ -119,7 +132,7 @@ def verify(
         from experiments import terminal, trust
         from experiments.progress import progress
 
-        experiment = _load(config, settings, None, tasks, "check")
+        experiment = _load(config, settings, tasks)
         with progress(terminal.console(stderr=True)) as report:
             found = trust.estimators(experiment, keys, runs, report)
         trust.keep(runs, experiment, estimators=found)
@@ -140,7 +153,7 @@ def diagnose(
     with _polite():
         from experiments import terminal, trust
 
-        experiment = _load(config, settings, None, tasks, "check")
+        experiment = _load(config, settings, tasks)
         found = str(trust.diagnose(experiment, keys))
         trust.keep(runs, experiment, diagnosis=found)
         terminal.console().print(found, markup=False)
@@ -159,7 +172,7 @@ def plan(
         from experiments import terminal, trust
         from experiments.faults import ConfigError, Fault
 
-        experiment = _load(config, settings, None, tasks, "check")
+        experiment = _load(config, settings, tasks)
         try:
             found = str(trust.plan(experiment, memory))
         except ValueError as error:
@@ -168,40 +181,74 @@ def plan(
         terminal.console().print(found, markup=False)
 
 
-def _load(
+@app.command()
+def tensorboard(
+    folder: Annotated[Path, typer.Argument(help="runs/NAME, or one run folder")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="go on while a command writes there")
+    ] = False,
+) -> None:
+    """Export the logs of runs as event files that TensorBoard reads."""
+    with _polite():
+        from experiments.tensorboard import export
+
+        where = export(folder, follow)
+        typer.echo(f"See them with: tensorboard --logdir {shlex.quote(str(where))}")
+
+
+def _origin(
     config: Path,
     settings: list[str] | None,
     seed: int | None,
     tasks: list[Path] | None,
     mode: "Mode",
-) -> "Experiment":
-    from experiments.cells import load
-    from experiments.registry import load_tasks
+    runs: Path,
+) -> "Origin":
+    from experiments.workers import Origin
 
-    load_tasks(tuple(tasks or ()))
     only = [f"seeds=[{seed}]"] if seed is not None else []
-    return load(config, [*(settings or ()), *only], mode=mode)
+    return Origin(
+        config=str(config),
+        settings=(*(settings or ()), *only),
+        tasks=tuple(map(str, tasks or ())),
+        mode=mode,
+        runs=str(runs),
+        folder=os.getcwd(),
+    )
 
 
-def _execute(
-    experiment: "Experiment", runs: Path, mode: str, resume: bool, dry_run: bool
-) -> None:
-    from experiments import terminal
+def _load(
+    config: Path,
+    settings: list[str] | None,
+    tasks: list[Path] | None,
+    seed: int | None = None,
+) -> "Experiment":
+    return _origin(config, settings, seed, tasks, "check", Path("runs")).load()
 
+
+def _execute(origin: "Origin", executor: str, resume: bool, dry_run: bool) -> list[str]:
+    """Run the cells and write the page; returns a line for each failure."""
+    from experiments import executors, terminal
+
+    where, runs = executors.executor(executor), Path(origin.runs)
+    if where != executors.InProcess():  # A leader that takes no memory from workers.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    experiment = origin.load()
     screen = terminal.console()
     if dry_run:
         screen.print(terminal.cells(experiment))
-        return
+        return []
     from experiments import engine, trust
     from experiments.files import make_folder
     from experiments.progress import progress
     from experiments.report import write_report
 
-    folder = runs / experiment.config.name / mode
+    folder = runs / experiment.config.name / origin.mode
     make_folder(folder)  # Before hours of work, not after.
     with progress(terminal.console(stderr=True)) as report:
-        comparison = engine.run_experiment(experiment, runs, resume, report)
-        if mode == "ablate" and trust.compares_estimators(experiment):
+        arguments = experiment, runs, resume, report, where, origin
+        comparison = engine.run_experiment(*arguments)
+        if origin.mode == "ablate" and trust.compares_estimators(experiment):
             found = trust.estimators(experiment, 16, runs, report)
             trust.keep(runs, experiment, estimators=found)
     known = trust.remembered(runs, experiment)
@@ -209,6 +256,10 @@ def _execute(
     page = write_report(folder, comparison)
     screen.print(terminal.summary(comparison))
     screen.print(f"Report: {page}", soft_wrap=True)
+    failures = terminal.failures(comparison)
+    for line in failures:
+        typer.echo(f"failed: {line}", err=True)
+    return failures
 
 
 @contextlib.contextmanager

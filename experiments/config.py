@@ -45,7 +45,8 @@ class Budget(Frozen):
             the budget; the one of least mean F is chosen. One trial can be lucky.
         retrain: fresh keys with which the chosen λ is trained again; only they see
             test data.
-        execution: how trials and seeds are laid out; "auto" measures once.
+        execution: how trials and seeds are laid out; "auto" measures once, "shard"
+            spreads the trials of a round over all devices.
         training_keys: whether every trial trains with the seed's own key, so that F is
             one function, or each with a fresh one; see `hypergrad.study`.
     """
@@ -54,7 +55,7 @@ class Budget(Frozen):
     cost_multiple: Literal["measure"] | Multiple = "measure"
     finalists: Annotated[int, Field(ge=1)] = 1
     retrain: Annotated[int, Field(ge=1)] = 5
-    execution: Literal["auto", "loop", "vmap", "chunk"] = "auto"
+    execution: Literal["auto", "loop", "vmap", "chunk", "shard"] = "auto"
     training_keys: Literal["SameKey", "FreshKeys"] = "SameKey"
 
 
@@ -94,7 +95,9 @@ class Method(Overlay):
     """One way to answer it.
 
     Attributes:
-        reference: evaluates the defaults only, as often as the chosen λ of the others.
+        reference: evaluates the defaults only, as often as the chosen λ of the others;
+            the one labelled `defaults` or `untuned`, else the first, is what tuning has
+            to beat.
         winner_of: a reference that evaluates the best λ of an earlier study, given as
             "study" (of all its methods) or "study.method".
         studies: the studies it takes part in; all by default.

@@ -6,105 +6,83 @@ the test data.
 """
 
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import jax
 
-import hypergrad as hg
 from experiments.cells import Cell, Experiment
-from experiments.choices import told
+from experiments.executors import Executor, InProcess, Setting, Work
 from experiments.faults import ConfigError, Fault
 from experiments.files import StoreError
+from experiments.gather import gather, stored
+from experiments.jobs import Board, Job, Outcome, jobs_of
 from experiments.programs import Programs
 from experiments.progress import Report
 from experiments.refusals import refusal
-from experiments.results import (
-    Comparison,
-    Kind,
-    MethodResult,
-    Reproduction,
-    SeedResult,
-    StudyResult,
-)
+from experiments.results import Comparison, SeedResult
 from experiments.seed_run import SeedRun
-from experiments.store import RunFolder, metadata, run_path
+from experiments.store import RunFolder, free_run, leading, open_run, run_path
 from experiments.terminal import brief
+from experiments.workers import Origin
 
 
 def run_experiment(
-    experiment: Experiment, root: Path, resume: bool, report: Report
+    experiment: Experiment,
+    root: Path,
+    resume: bool,
+    report: Report,
+    executor: Executor = InProcess(),
+    origin: Origin | None = None,
 ) -> Comparison:
     """All cells of an experiment on all its seeds.
 
+    A cell that ends in an error is recorded (`MethodResult.failures`), and the others
+    go on.
+
     Args:
-        experiment: the cells, in an order in which each `winner_of` comes late enough.
+        experiment: the cells.
         root: where run folders are.
-        resume: keep what is done and go on with what is not.
+        resume: keep what is done and go on with what is not; what failed runs again.
         report: told about progress.
+        executor: who does the work.
+        origin: how other processes build the experiment, if they are to.
 
     Raises:
-        ConfigError: an estimator does not apply to its task.
+        ConfigError: an estimator does not apply to its task, or a budget pays for no
+            round; nothing has been searched.
         StoreError: a run folder cannot be written or is held by another process.
     """
     began = time.perf_counter()
-    _refuse_what_does_not_apply(experiment)
-    programs = Programs()
-    results: dict[str, list[SeedResult]] = {}
-    studies: dict[str, list[MethodResult]] = {}
-    titles: dict[str, str] = {}
-    for cell in experiment.cells:
-        earlier = [m for label in studies for m in _named(label, studies[label])]
-        if cell.hash not in results:  # Equal cells of two studies run once.
-            results[cell.hash] = []
-            for seed in experiment.config.seeds:
-                chosen = _winner(cell, earlier, seed) if cell.winner_of else None
-                run = SeedRun(cell, seed, root, resume, report, programs)
-                results[cell.hash].append(run.result(chosen))
-        seeds = results[cell.hash]
-        studies.setdefault(cell.study, []).append(_method(cell, seeds, root))
-        titles[cell.study] = cell.study_title
+    with leading(root, experiment.config.name):
+        cells = {cell.hash: cell for cell in reversed(experiment.cells)}
+        jobs = jobs_of(experiment)
+        for job in jobs:
+            free_run(root, cells[job.cell], job.seed, keep=resume)
+        todo = [j for j in jobs if stored(root, cells[j.cell], j.seed) is None]
+        if todo:
+            doing = dict.fromkeys(job.cell for job in todo)
+            _refuse_what_does_not_apply(experiment, [cells[h] for h in doing])
 
-    task = experiment.cells[0].task
-    meta = metadata()
-    return Comparison(
-        name=experiment.config.name,
-        title=experiment.config.title or experiment.config.name,
-        claim=experiment.config.claim,
-        metric=task.metric,
-        higher_is_better=task.higher_is_better,
-        studies=[
-            StudyResult(
-                label=label,
-                title=titles[label],
-                methods=methods,
-                defaults=_defaults(experiment, label),
-                dimension=_space(experiment, label).dim,
-                notes=_notes(experiment, label),
-            )
-            for label, methods in studies.items()
-        ],
-        reproduction=Reproduction(
-            **{name: meta[name] for name in meta if name in Reproduction.model_fields},
-            seconds=time.perf_counter() - began,
-            config=experiment.file.read_text(),
-        ),
-    )
+            def saved(job: Job) -> int | None:
+                if job.what == "prepare":
+                    return None
+                return RunFolder(run_path(root, cells[job.cell], job.seed)).saved
 
-
-def _refuse_what_does_not_apply(experiment: Experiment) -> None:
-    """A `ConfigError` before anything has run, rather than in the middle."""
-    faults = []
-    # Cells that train alike are refused alike.
-    for cell in {c.training: c for c in experiment.cells if c.estimator}.values():
-        reason = refusal(cell, experiment.config.seeds[0])
-        if reason is not None:
-            message = f"{brief(cell.estimator)} does not apply to the task: {reason}"
-            faults.append(Fault(str(experiment.file), ("estimator",), message))
-    if faults:
-        raise ConfigError(faults)
+            if origin is not None:
+                x64 = jax.config.read("jax_enable_x64")
+                origin = origin.model_copy(update={"x64": x64})
+            setting = Setting(experiment, root, report, saved, origin)
+            with executor.hired(setting) as work:
+                prepare = Job(what="prepare", seed=experiment.config.seeds[0])
+                # One that fails fails again in the jobs that it is about.
+                list(_ended(work, [prepare]))
+                for count, (job, outcome) in enumerate(_ended(work, todo), start=1):
+                    if outcome.kind == "failed":
+                        _record(root, cells[job.cell], job.seed, outcome)
+                    if len(todo) > 1:
+                        report("runs", count, len(todo))
+    return gather(experiment, root, time.perf_counter() - began)
 
 
 def run_cell(
@@ -115,111 +93,39 @@ def run_cell(
     resume: bool = False,
     report: Report | None = None,
 ) -> SeedResult:
-    """One cell on one seed, as `run_experiment` would run it."""
+    """One cell on one seed, as `run_experiment` would run it; errors are raised."""
     quiet: Report = lambda *_: None
     return SeedRun(cell, seed, root, resume, report or quiet, Programs()).result(None)
 
 
-def _method(cell: Cell, seeds: list[SeedResult], root: Path) -> MethodResult:
-    known = RunFolder(run_path(root, cell, seeds[0].seed)).config["budget"]
-    return MethodResult(
-        label=cell.method,
-        title=cell.title,
-        kind=_kind(cell),
-        seeds=seeds,
-        note=_note(cell, known, seeds),
-        cost_multiple=None if cell.searcher is None else known["cost_multiple"],
-        cell=cell.hash,
-    )
+def _ended(work: Work, jobs: list[Job]) -> Iterator[tuple[Job, Outcome]]:
+    """Each job with its outcome, unless that is for the user to put right first."""
+    for job, outcome in work(Board(jobs)):
+        if outcome.kind == "config":
+            raise ConfigError([Fault(*fields) for fields in outcome.faults])
+        if outcome.kind == "store":
+            raise StoreError(outcome.message)
+        yield job, outcome
 
 
-def _kind(cell: Cell) -> Kind:
-    if cell.searcher is None:
-        return "reference"
-    return "gradient" if cell.searcher.needs_gradient else "baseline"
+def _record(root: Path, cell: Cell, seed: int, outcome: Outcome) -> None:
+    """Write into the run's folder why it has no result."""
+    free_run(root, cell, seed, keep=True)  # Who died may still be about to let it go.
+    with open_run(root, cell, seed, resume=True) as folder:
+        folder.fail(outcome.message, outcome.traceback)
 
 
-def _note(cell: Cell, known: dict[str, Any], seeds: list[SeedResult]) -> str:
-    if cell.searcher is None:
-        return _chosen(seeds)
-    text = cell.searcher.describe(cell.space, len(seeds[0].values))
-    if cell.searcher.needs_gradient:
-        text += f"; one gradient counts as {known['cost_multiple']:g} trainings"
-    text += f"; trainings laid out by {known['execution']}"
-    if doubtful := sum(seed.doubtful for seed in seeds):
-        count = sum(len(seed.values) for seed in seeds)
-        text += f"; the estimator doubts {doubtful} of its {count} hypergradients"
-    return "; ".join(filter(None, (text, _chosen(seeds))))
-
-
-def _defaults(experiment: Experiment, label: str) -> dict[str, Any]:
-    """What the study's first search begins with."""
-    space = _space(experiment, label)
-    hparams = {n: np.asarray(x).tolist() for n, x in space.defaults().items()}
-    return space.default_choices() | hparams
-
-
-def _space(experiment: Experiment, label: str) -> hg.Space:
-    """Of the study's first search."""
-    cells = [cell for cell in experiment.cells if cell.study == label]
-    return next((cell for cell in cells if cell.searcher), cells[0]).space
-
-
-def _chosen(seeds: list[SeedResult]) -> str:
-    """How often which options were chosen; nothing without choices."""
-    counts = Counter(told(seed.choices) for seed in seeds if seed.choices)
-    each = [f"{text} ({count} of {len(seeds)})" for text, count in counts.most_common()]
-    return f"chose {'; '.join(each)}" if each else ""
-
-
-def _notes(experiment: Experiment, label: str) -> list[str]:
-    """How λ is chosen, and what the numbers of some references cannot mean."""
-    cells = [cell for cell in experiment.cells if cell.study == label]
-    budget, notes = cells[0].budget, []
-    if budget.finalists > 1:
-        extra = budget.finalists * budget.retrain
-        notes.append(
-            f"each search's {budget.finalists} best trials are trained again with "
-            f"{budget.retrain} keys, and the one of least mean validation loss is "
-            f"chosen: {extra} trainings beyond the budget, the same for all"
-        )
-    if any(cell.choices for cell in cells):
-        notes.append(
-            "a training counts as one whatever its choices, and a gradient costs what "
-            "it does at their defaults"
-        )
-    seen = [cell.title for cell in cells if cell.task.fits_validation]
-    if seen:
-        notes.append(
-            f"{' and '.join(f'“{title}”' for title in seen)}: the validation images "
-            "were trained on, so that their validation score and gap mean nothing"
-        )
-    return notes
-
-
-def _named(label: str, methods: Iterable[MethodResult]):
-    return [(f"{label}.{method.label}", method) for method in methods]
-
-
-def _winner(
-    cell: Cell, earlier: list[tuple[str, MethodResult]], seed: int
-) -> SeedResult:
-    """The best searching method's result in an earlier study, judged on validation."""
-    wanted = cell.winner_of or ""
-    candidates = [
-        result
-        for name, method in earlier
-        if method.kind != "reference"
-        and (name == wanted or name.startswith(f"{wanted}."))
-        for result in method.seeds
-        if result.seed == seed
-    ]
-    if not candidates:
-        raise StoreError(f"no search of {wanted!r} has run before {cell.title!r}")
-    sign = 1 if cell.task.higher_is_better else -1
-
-    def score(result: SeedResult) -> float:
-        mean = sign * float(np.mean(result.validation))
-        return mean if np.isfinite(mean) else -np.inf
-
-    return max(candidates, key=score)
+def _refuse_what_does_not_apply(experiment: Experiment, cells: list[Cell]) -> None:
+    """A `ConfigError` before anything has run, rather than in the middle."""
+    faults = []
+    # Cells that train alike are refused alike.
+    for cell in {c.training: c for c in cells if c.estimator}.values():
+        try:
+            reason = refusal(cell, experiment.config.seeds[0])
+        except Exception:  # No word on the estimator: the cell itself will fail.
+            continue
+        if reason is not None:
+            message = f"{brief(cell.estimator)} does not apply to the task: {reason}"
+            faults.append(Fault(str(experiment.file), ("estimator",), message))
+    if faults:
+        raise ConfigError(faults)

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.plots import FAINT, STYLE, plain_ticks
+from experiments.drawing import FAINT, STYLE, plain_ticks
 from experiments.results import EstimatorRow
 
 _COLOURS = {

@@ -13,6 +13,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+ROWS = 12  # bars that a terminal shows at once; those done longest make room
+
 Report = Callable[[str, int, int], None]
 """(what is running, how much of it is done, how much there is) -> None."""
 
@@ -47,6 +49,10 @@ def _bars(console: Console) -> Iterator[Report]:
             if label not in tasks:
                 tasks[label] = bars.add_task(label, total=total)
             bars.update(tasks[label], completed=done, total=total)
+            over = [task.id for task in bars.tasks if task.finished]
+            for task in over[: max(len(bars.tasks) - ROWS, 0)]:
+                bars.remove_task(task)
+                del tasks[next(name for name in tasks if tasks[name] == task)]
 
         yield report
 

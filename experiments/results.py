@@ -35,6 +35,7 @@ class SeedResult(Value):
         hparams: the chosen λ.
         choices: the chosen options, {name: option}; {} where nothing is discrete.
         schedules: what it says over the steps of training, {name: [T]}.
+        tried: λ of each trial, {name: [trials]}; {} where it has many coordinates.
         trajectories: λ of the best trial so far, {name: [trials]}.
         distributions: entries of λ in groups, {title: {group: entries}}.
         pictures: images that λ is made of or points at, {title: [n, height, width]}.
@@ -56,6 +57,7 @@ class SeedResult(Value):
     hparams: dict[str, float | list] = {}
     choices: dict[str, Any] = {}
     schedules: dict[str, list[float]] = {}
+    tried: dict[str, list[float]] = {}
     trajectories: dict[str, list[float]] = {}
     distributions: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, list] = {}

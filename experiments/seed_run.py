@@ -1,7 +1,6 @@
 """One cell on one seed: the search, the choice of λ, the test with fresh keys."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +13,23 @@ import numpy as np
 
 import hypergrad as hg
 from experiments.cells import Cell
-from experiments.choices import as_written, hashable
+from experiments.choices import as_written
+from experiments.chosen import Chosen
 from experiments.faults import ConfigError, Fault
 from experiments.files import StoreError
+from experiments.journal import Journal
+from experiments.partial_run import PartialRun
 from experiments.programs import Programs, timed
 from experiments.progress import Report
 from experiments.results import SeedResult, read_result
+from experiments.searched import Searched
 from experiments.store import RunFolder, measured_once, open_run
 from hypergrad import study
 from hypergrad.by_choice import map_by_choice, once_per_choice
 from hypergrad.runner import EXECUTIONS, Execution, evaluate
-
-SAVE_EVERY = 5.0  # seconds between two checkpoints
+from hypergrad.searchers.partial import PartialSearch
+from hypergrad.stretches import Stretches
+from hypergrad.training_keys import TRAINING_KEYS
 
 
 class Keys(NamedTuple):
@@ -71,22 +75,24 @@ class SeedRun:
             if folder.result is not None:
                 return read_result(folder.path, folder.result)
             compiled = self.programs.seconds
-            space, searched = self.cell.space, None
+            searched = None
             if self.cell.searcher is None:
-                hparams, choices = space.defaults(), space.default_choices()
-                if chosen is not None:
-                    hparams |= _arrays(chosen.hparams)
-                    choices |= {n: hashable(o) for n, o in chosen.choices.items()}
+                tested = Chosen.given(self.cell.space, chosen)
             else:
                 searched = self._search(folder)
-                coords = self._chosen(searched)
-                hparams, choices = space.from_coords(coords), space.choices(coords)
-            result = self._tested(hparams, choices, searched)
+                tested = self._chosen(searched)
+            result = self._tested(tested, searched)
             seconds = self.programs.seconds - compiled
             result = result.model_copy(update={"seconds_compile": seconds})
             folder.log("metrics", _metrics(result))
             folder.finish(result.model_dump(mode="json"))
             return result
+
+    def prepare(self) -> None:
+        """Measure what is measured once, and see that the budget pays for a round."""
+        cost = self._measured(Keys.of(self.seed)).cost_multiple
+        if not isinstance(self.cell.searcher, PartialSearch):
+            self._rounds(int(self.cell.budget.trainings / cost))
 
     @cached_property
     def _problem_of(self) -> Callable[[dict[str, Any]], hg.Problem]:
@@ -100,23 +106,33 @@ class SeedRun:
         options = self.cell.space.choices(coords)
         return {"choices": as_written(self.cell.choices, options)}
 
-    def _search(self, folder: RunFolder) -> "Searched":
+    def _search(self, folder: RunFolder) -> Searched:
         """The study, in rounds of ask, evaluate, tell; resumable between any two."""
         cell, space, searcher = self.cell, self.cell.space, self.cell.searcher
         keys = Keys.of(self.seed)
         measured = self._measured(keys)
         folder.resolve("budget", measured._asdict())
+        label = f"{cell.study} · {cell.title} · seed {self.seed}"
+        if isinstance(searcher, PartialSearch):
+            stretches = Stretches(
+                self._problem_of,
+                space,
+                keys.train,
+                measured.value,
+                TRAINING_KEYS[cell.budget.training_keys](),
+            )
+            run = PartialRun(searcher, stretches, self.programs, self._options)
+            trainings = cell.budget.trainings
+            return run.search(folder, trainings, keys.search, label, self.report)
         affordable = int(cell.budget.trainings / measured.cost_multiple)
         rounds = self._rounds(affordable)
-        training_keys = study.TRAINING_KEYS[cell.budget.training_keys]()
+        training_keys = TRAINING_KEYS[cell.budget.training_keys]()
 
         state = searcher.init(space, rounds * searcher.batch, keys.search)
-        first = 0
-        saved = folder.load((state, jnp.zeros((), int)))
-        if saved is not None:
-            state, first = saved[0], int(saved[1])
-        # A kill may have left trials that no checkpoint knows of: they run again.
-        records = folder.rewind("trials", first * searcher.batch)
+        like = state, jnp.zeros((), int)
+        journal, (state, done) = Journal.resume(
+            folder, like, count=lambda saved: int(saved[1]) * searcher.batch
+        )
 
         def ask(state):
             return searcher.ask(space, state)
@@ -134,12 +150,8 @@ class SeedRun:
         if space.has_choices:
             width = measured.value.width(searcher.batch)
 
-        label = f"{cell.study} · {cell.title} · seed {self.seed}"
-        elapsed = records[-1]["seconds"] if records else 0.0
-        in_searcher = records[-1]["seconds_searcher"] if records else 0.0
-        unsaved: list[dict[str, Any]] = []
-        last_save = time.perf_counter()
-        for i in range(first, rounds):
+        elapsed, in_searcher = journal.elapsed, journal.in_searcher
+        for i in range(int(done), rounds):
             run = self._program("ask", ask, state)
             (coords, state), spent = timed(run, state)
             trials = i * searcher.batch + jnp.arange(searcher.batch)
@@ -164,9 +176,10 @@ class SeedRun:
 
             in_searcher += spent + told
             elapsed += spent + trained + told
+            records = []
             for row in range(searcher.batch):
                 norm = None if grads is None else float(jnp.linalg.norm(grads[row]))
-                unsaved.append(
+                records.append(
                     {
                         "trial": int(trials[row]),
                         "value": float(values[row]),
@@ -180,13 +193,9 @@ class SeedRun:
                     }
                     | self._options(coords[row])
                 )
-            if time.perf_counter() - last_save > SAVE_EVERY or i + 1 == rounds:
-                folder.log("trials", *unsaved)
-                folder.save((state, jnp.asarray(i + 1)))
-                records, unsaved = records + unsaved, []
-                last_save = time.perf_counter()
+            journal.add(records, (state, jnp.asarray(i + 1)), last=i + 1 == rounds)
             self.report(label, (i + 1) * searcher.batch, rounds * searcher.batch)
-        return Searched(records)
+        return Searched(journal.records)
 
     def _program(self, name: str, fn: Callable, *args) -> Callable:
         """`fn` compiled, unless the searcher lives on the host."""
@@ -202,37 +211,35 @@ class SeedRun:
             where = (self.cell.name, ("budget", "trainings"))
             raise ConfigError([Fault(*where, message)]) from error
 
-    def _chosen(self, searched: "Searched") -> jax.Array:
-        """The coords of the finalist with the least mean F over keys of its own."""
-        budget = self.cell.budget
-        finalists = searched.finalists(budget.finalists)
+    def _chosen(self, searched: Searched) -> Chosen:
+        """The finalist with the least mean F over keys of its own."""
+        space, budget = self.cell.space, self.cell.budget
+        finalists = [
+            Chosen.of(space, found) for found in searched.finalists(budget.finalists)
+        ]
         if len(finalists) == 1:
             return finalists[0]
-        space = self.cell.space
         # All finalists see the same keys.
         keys = jax.random.split(Keys.of(self.seed).select, budget.retrain)
+        values = [
+            float(jnp.mean(self._retrained(finalist, keys)[0][0]))
+            for finalist in finalists
+        ]
+        return finalists[study.best_index(np.array(values))]
 
-        def mean_value(coords: jax.Array) -> float:
-            hparams, choices = space.from_coords(coords), space.choices(coords)
-            (objective, _), _ = self._retrained(hparams, choices, keys)
-            return float(jnp.mean(objective))
-
-        values = np.array([mean_value(coords) for coords in finalists])
-        return finalists[study.best_index(values)]
-
-    def _retrained(self, hparams: dict, choices: dict[str, Any], keys: jax.Array):
+    def _retrained(self, chosen: Chosen, keys: jax.Array):
         """((F, the state after training) of each key, the seconds it took)."""
-        args = (self._problem_of(choices), jax.tree.map(jnp.asarray, hparams), keys)
-        name = ("retrain", self.cell.task_of(choices), len(keys))
-        return timed(self.programs.get(name, _retrain, *args), *args)
+        fn, args = chosen.training
+        args = self._problem_of(chosen.choices), *args, keys
+        name = (fn.__name__, self.cell.task_of(chosen.choices), len(keys))
+        return timed(self.programs.get(name, fn, *args), *args)
 
-    def _tested(
-        self, hparams: dict, choices: dict[str, Any], searched: "Searched | None"
-    ) -> SeedResult:
+    def _tested(self, chosen: Chosen, searched: Searched | None) -> SeedResult:
         """λ trained again with fresh keys, and what its schedules look like."""
-        cell, task = self.cell, self.cell.task_of(choices)
+        cell, hparams = self.cell, chosen.hparams
+        task = cell.task_of(chosen.choices)
         keys = jax.random.split(Keys.of(self.seed).retrain, cell.budget.retrain)
-        (objective, states), seconds = self._retrained(hparams, choices, keys)
+        (objective, states), seconds = self._retrained(chosen, keys)
 
         def scores(metrics):
             values = jax.vmap(lambda s: metrics(s, hparams)[task.metric])(states)
@@ -246,8 +253,12 @@ class SeedRun:
                 "cost": searched.column("cost"),
                 "seconds": searched.column("seconds"),
                 "seconds_searcher": searched.records[-1]["seconds_searcher"],
+                "tried": searched.tried(cell.space),
                 "trajectories": searched.trajectories(cell.space),
             }
+            if searched.in_stretches:
+                history["steps"] = searched.column("steps")
+                history["parents"] = searched.column("parent")
             seconds += history["seconds"][-1] - history["seconds_searcher"]
         return SeedResult(
             seed=self.seed,
@@ -256,8 +267,8 @@ class SeedRun:
             test=scores(task.test(self.seed)),
             seconds_training=seconds,
             hparams=_lists(hparams),
-            choices=as_written(cell.choices, choices),
-            schedules=_lists(task.schedules(hparams)),
+            choices=as_written(cell.choices, chosen.choices),
+            schedules=_lists(chosen.schedules(task)),
             distributions={
                 title: _lists(groups)
                 for title, groups in task.distributions(self.seed, hparams).items()
@@ -269,22 +280,28 @@ class SeedRun:
     def _measured(self, keys: Keys) -> Measured:
         """Cost multiple and execution: from the config, an earlier run, or now."""
         cell, budget, space = self.cell, self.cell.budget, self.cell.space
-        problem = self._problem_of(space.default_choices())
+        options = space.default_choices()
 
         def multiple() -> float:
-            defaults = space.defaults()
-            return hg.cost_multiple(problem, cell.estimator, defaults, keys.train)
+            args = (self._problem_of(options), cell.estimator, space.defaults())
+            return hg.cost_multiple(*args, keys.train)
 
         def execution() -> str:
+            problem = self._problem_of(options)
             args = (problem, space, cell.estimator, keys.train, cell.searcher.batch)
             return type(hg.choose_execution(*args)).__name__.lower()
 
         def once(what: str, measure):
-            self.report(f"{cell.study} · {cell.title} · measuring its {what}", 0, 1)
+            label = f"{cell.study} · {cell.title} · measuring its {what}"
+
+            def now():
+                self.report(label, 0, 1)
+                value = measure()
+                self.report(label, 1, 1)
+                return value
+
             key = f"{what}, {cell.training}"
-            value = measured_once(self.root, cell.name, key, measure)
-            self.report(f"{cell.study} · {cell.title} · measuring its {what}", 1, 1)
-            return value
+            return measured_once(self.root, cell.name, key, now)
 
         cost = budget.cost_multiple if cell.searcher.needs_gradient else 1.0
         if cost == "measure":
@@ -300,55 +317,9 @@ class SeedRun:
         return Measured(cost, layout)
 
 
-@dataclass(frozen=True)
-class Searched:
-    """The records of a finished study."""
-
-    records: list[dict[str, Any]]
-
-    def column(self, name: str) -> list:
-        """One field of all trials."""
-        return [record[name] for record in self.records]
-
-    def finalists(self, count: int) -> jax.Array:
-        """Coordinates of the best trials, best first: [count, d]."""
-        order = study.ranking(np.array(self.column("value")))
-        return jnp.asarray([self.records[i]["coords"] for i in order[:count]])
-
-    def trajectories(self, space: hg.Space) -> dict[str, list[float]]:
-        """Each coordinate of λ of the best trial so far, where there are few."""
-        names = np.array(space.names)[~space.is_choice]
-        if space.dim > 20 or not space.continuous:
-            return {}
-        values = np.array(self.column("value"))
-        best = [study.best_index(values[: i + 1]) for i in range(len(values))]
-        coords = jnp.asarray(self.column("coords"))[np.array(best)]
-        hparams = jax.vmap(space.from_coords)(coords)
-        columns = [
-            np.asarray(hparams[name]).reshape(len(best), -1)
-            for name in space.continuous
-        ]
-        table = np.concatenate(columns, axis=1)
-        return {str(name): table[:, i].tolist() for i, name in enumerate(names)}
-
-
-def _retrain(problem, hparams, keys):
-    """(F, the state after training) of each key."""
-
-    def one(key):
-        result, _ = hg.Value().estimate(problem, hparams, (), key)
-        return result.value, result.info.state
-
-    return jax.lax.map(one, keys)
-
-
 def _metrics(result: SeedResult) -> dict[str, Any]:
     fields = ("objective", "validation", "test", "seconds_training", "seconds_searcher")
     return {name: getattr(result, name) for name in fields}
-
-
-def _arrays(hparams: dict[str, Any]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(value, float) for name, value in hparams.items()}
 
 
 def _lists(arrays) -> dict[str, Any]:

@@ -1,75 +1,115 @@
-"""Means over seeds with their intervals, and curves over seeds on a common axis."""
+"""What a method's seeds say: means with intervals, differences, paired tests."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from experiments.intervals import (
+    Floats,
+    Interval,
+    interquartile_mean,
+    mean_interval,
+)
+from experiments.paired import PairedTest, holm, paired_permutation_test
 from experiments.results import MethodResult, SeedResult, StudyResult
 
-Floats = NDArray[np.floating]
+UNTUNED = ("defaults", "untuned")
 
 
-class Interval(NamedTuple):
-    """A mean over n seeds with its two-sided 95% interval; NaN bounds where n = 1."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def half(self) -> float:
-        """Half its width."""
-        return (self.high - self.low) / 2
+def searches(study: StudyResult) -> list[MethodResult]:
+    """The methods that search, in the order of the config."""
+    return [method for method in study.methods if method.kind != "reference"]
 
 
-def t_interval(samples: Sequence[float]) -> Interval:
-    """Mean ± t_{n-1, 0.975} s / √n, Student's interval of the mean of n samples.
-
-    >>> t_interval([1.0, 2.0, 3.0])
-    Interval(mean=2.0, low=-0.484..., high=4.484..., n=3)
-    """
-    from scipy.stats import t
-
-    values = np.asarray(samples, float)
-    n, mean = len(values), float(values.mean()) if len(values) else float("nan")
-    if n < 2 or not np.isfinite(mean):
-        return Interval(mean, float("nan"), float("nan"), n)
-    half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+def seeds_of(study: StudyResult) -> list[int]:
+    """Every seed on which a method of the study was run, or was to be run."""
+    run = {seed.seed for method in study.methods for seed in method.seeds}
+    return sorted(run | {f.seed for method in study.methods for f in method.failures})
 
 
-def over_seeds(method: MethodResult, split: str) -> Interval:
-    """The metric on "test" or "validation", or F ("objective"): seeds are the samples.
+def by_seed(method: MethodResult, split: str) -> dict[int, float]:
+    """{seed: the mean over its retrainings}, for "test", "validation", "objective".
 
     The retrainings of one seed share its data, so their mean is one sample.
     """
-    return t_interval(seed_means(method, split))
+    kept = {seed.seed: getattr(seed, split) for seed in method.seeds}
+    return {seed: _mean(samples) for seed, samples in kept.items() if samples}
 
 
 def seed_means(method: MethodResult, split: str) -> list[float]:
     """The mean over the retrainings of each seed."""
-    kept = [getattr(seed, split) for seed in method.seeds]
-    return [float(np.mean(samples)) for samples in kept if samples]
+    return list(by_seed(method, split).values())
+
+
+def over_seeds(method: MethodResult, split: str) -> Interval:
+    """The mean over seeds of the metric on a split, or of F ("objective")."""
+    return mean_interval(seed_means(method, split))
+
+
+def iqm_over_seeds(method: MethodResult, *, higher: bool) -> Interval:
+    """The interquartile mean over seeds of the metric on test."""
+    return interquartile_mean(seed_means(method, "test"), higher=higher)
 
 
 def untuned(study: StudyResult) -> MethodResult | None:
-    """What tuning has to beat: the study's first reference."""
-    return next((m for m in study.methods if m.kind == "reference"), None)
+    """What tuning has to beat.
+
+    The reference that a config calls `defaults` or `untuned`; else its first one.
+    """
+    references = [method for method in study.methods if method.kind == "reference"]
+    named = [method for method in references if method.label in UNTUNED]
+    return next(iter(named or references), None)
+
+
+def paired(a: MethodResult, b: MethodResult) -> tuple[list[float], list[float]]:
+    """Both methods' means on test over the seeds that both have."""
+    first, second = by_seed(a, "test"), by_seed(b, "test")
+    shared = [seed for seed in first if seed in second]
+    return [first[seed] for seed in shared], [second[seed] for seed in shared]
 
 
 def difference(a: MethodResult, b: MethodResult) -> Interval:
     """Paired difference a - b on test over the seeds that both have."""
-    first, second = ({s.seed: s for s in m.seeds} for m in (a, b))
-    shared = [seed for seed in first if seed in second]
-    return t_interval(
-        [float(np.mean(first[s].test)) - float(np.mean(second[s].test)) for s in shared]
-    )
+    pairs = zip(*paired(a, b), strict=True)
+    return mean_interval([first - second for first, second in pairs])
 
 
-def best_so_far(values: Sequence[float]) -> Floats:
+def paired_test(a: MethodResult, b: MethodResult) -> PairedTest:
+    """Whether the labels a and b on test could as well be exchanged."""
+    return paired_permutation_test(*paired(a, b))
+
+
+class Against(NamedTuple):
+    """One method beside another: what that is better by, and how surely."""
+
+    method: MethodResult
+    difference: Interval
+    test: PairedTest
+    holm: float
+
+
+def preferred(study: StudyResult, *, higher: bool) -> MethodResult | None:
+    """The search best on validation: test data have no say in what they test."""
+    sign = 1.0 if higher else -1.0
+    scores = [(sign * over_seeds(m, "validation").mean, m) for m in searches(study)]
+    scores = [(score, method) for score, method in scores if math.isfinite(score)]
+    return max(scores, key=lambda pair: pair[0])[1] if scores else None
+
+
+def against_all(study: StudyResult, one: MethodResult) -> list[Against]:
+    """Every other method with seeds against one, corrected for being several."""
+    others = [m for m in study.methods if m is not one and m.seeds]
+    tests = [paired_test(one, other) for other in others]
+    corrected = holm([test.p for test in tests])
+    return [
+        Against(other, difference(one, other), test, p)
+        for other, test, p in zip(others, tests, corrected, strict=True)
+    ]
+
+
+def best_so_far(values: Sequence[float] | Floats) -> Floats:
     """min_{j <= i} F_j over the trials that did not diverge; NaN before the first.
 
     >>> best_so_far([float("nan"), 3.0, 5.0, 2.0])
@@ -80,30 +120,25 @@ def best_so_far(values: Sequence[float]) -> Floats:
     return np.where(np.isfinite(best), best, np.nan)
 
 
-class Band(NamedTuple):
-    """Curves of several seeds on one axis: their mean and their range, [points]."""
+def complete(seed: SeedResult) -> Floats:
+    """F of each trial that trained to the end; NaN for those stopped on the way.
 
-    x: Floats
-    mean: Floats
-    low: Floats
-    high: Floats
-
-
-def band(seeds: Sequence[SeedResult], axis: str) -> Band:
-    """Best-so-far F against "cost" or "seconds", a step function per seed.
-
-    The axis begins where every seed has a value; one that has ended keeps its best, so
-    that nowhere is the mean one of fewer seeds.
+    F of a training that stopped early is no value of the same function. One that
+    diverged is infinite.
     """
-    curves = []
-    for seed in seeds:
-        best = best_so_far(seed.values)
-        seen = np.isfinite(best)
-        curves.append((np.asarray(getattr(seed, axis), float)[seen], best[seen]))
-    curves = [(x, y) for x, y in curves if len(x)]
-    if not curves:
-        return Band(*np.empty((4, 0)))
-    points = np.unique(np.concatenate([x for x, _ in curves]))
-    points = points[points >= max(x[0] for x, _ in curves)]
-    rows = np.stack([y[np.searchsorted(x, points, "right") - 1] for x, y in curves])
-    return Band(points, rows.mean(0), rows.min(0), rows.max(0))
+    values = np.asarray(seed.values, float)
+    values = np.where(np.isfinite(values), values, np.inf)
+    if not seed.steps:
+        return values
+    steps = np.asarray(seed.steps)
+    return np.where(steps == steps.max(), values, np.nan)
+
+
+def incumbent(seed: SeedResult) -> Floats:
+    """The least F of complete trainings so far."""
+    return best_so_far(complete(seed))
+
+
+def _mean(samples: list[float]) -> float:
+    """NaN where one of them is not finite."""
+    return float(np.mean(samples)) if np.isfinite(samples).all() else math.nan

@@ -4,23 +4,27 @@
     metrics.jsonl  trials.jsonl                          the logs, a record a line
     checkpoint.npz checkpoint.previous.npz               the state, two generations
     DONE           the result, written last              lock           who is writing
+    FAILED         what went wrong, in place of DONE
 
-NAME/measured.json holds what is measured once for all cells that train alike.
+NAME/measured.json holds what is measured once for all cells that train alike, and
+NAME/leader is locked by the one command that gives out the jobs below NAME.
 """
 
 import contextlib
 import datetime
 import fcntl
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from experiments import checkpoints
 from experiments.cells import Cell
@@ -38,6 +42,7 @@ from experiments.files import (
 
 Tree = TypeVar("Tree")
 Value = TypeVar("Value")
+PATIENCE = 5.0  # seconds for a worker to notice that its leader has been killed
 _PACKAGES = ("hypergrad", "jax", "jaxlib", "optax", "numpy", "scipy", "scikit-learn")
 
 
@@ -51,6 +56,18 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None before it did."""
         return read_json(self.path / "DONE")
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """What `fail` wrote: message, traceback and when; None if nothing failed."""
+        return read_json(self.path / "FAILED")
+
+    @property
+    def saved(self) -> int | None:
+        """When the last checkpoint was written, in ns: it changes with progress."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / "checkpoint.npz").stat().st_mtime_ns
+        return None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -99,6 +116,11 @@ class RunFolder:
         """Write the result; from then on the run is done."""
         write_json(self.path / "DONE", result)
 
+    def fail(self, message: str, traceback: str = "") -> None:
+        """Record why there is no result; `--resume` runs it again."""
+        told = {"message": message, "traceback": traceback, "when": _now()}
+        write_json(self.path / "FAILED", told)
+
 
 def run_path(root: Path, cell: Cell, seed: int) -> Path:
     """runs/NAME/CELL-HASH/seed=N."""
@@ -119,7 +141,9 @@ def open_run(
     folder = RunFolder(run_path(root, cell, seed))
     make_folder(folder.path)
     with _lock(folder.path):
-        if not resume:
+        if resume:
+            _remove(folder.path, "FAILED", *_torn(folder.path))
+        else:
             _clear(folder.path)
         labels = {"name": cell.name, "study": cell.study, "method": cell.title}
         labels |= {"seed": seed, "hash": cell.hash}
@@ -128,6 +152,44 @@ def open_run(
         if not (folder.path / "meta.json").exists():
             write_json(folder.path / "meta.json", metadata())
         yield folder
+
+
+def free_run(root: Path, cell: Cell, seed: int, *, keep: bool) -> None:
+    """Make a run's folder, see that nobody writes to it, and clear it unless `keep`.
+
+    A worker whose leader was killed may hold it for a moment.
+
+    Raises:
+        StoreError: another process holds it for longer, or it cannot be cleared.
+    """
+    folder = run_path(root, cell, seed)
+    make_folder(folder)
+    with _lock(folder, patience=PATIENCE):
+        if not keep:
+            _clear(folder)
+
+
+@contextlib.contextmanager
+def leading(root: Path, name: str) -> Iterator[None]:
+    """Be the one process that gives out the jobs of runs/NAME until the block ends.
+
+    Raises:
+        StoreError: another process is.
+    """
+    make_folder(root / name)
+    with _lock(root / name, "leader", patience=1.0):  # `is_led` holds it for a moment.
+        yield
+
+
+def is_led(folder: Path) -> bool:
+    """Whether some process is at work on runs/NAME now."""
+    if not (folder / "leader").exists():
+        return False
+    try:
+        with _lock(folder, "leader"):
+            return False
+    except StoreError:
+        return True
 
 
 def measured_once(
@@ -143,7 +205,7 @@ def measured_once(
     if key not in kept:
         value = measure()
         make_folder(path.parent)
-        with _lock(path.parent, wait=True):
+        with _lock(path.parent, patience=math.inf):
             kept = {key: value} | (read_json(path) or {})
             write_json(path, kept)
     return kept[key]
@@ -158,14 +220,13 @@ def metadata() -> dict[str, Any]:
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    now = datetime.datetime.now(datetime.UTC)
     return {
         "versions": versions,
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "commit": _commit(),
         "command": command_line(),
-        "started": now.isoformat(timespec="seconds"),
+        "started": _now(),
     }
 
 
@@ -184,31 +245,54 @@ def _commit() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 @contextlib.contextmanager
-def _lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def _lock(folder: Path, name: str = "lock", *, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder; the lock dies with the process, however it dies."""
-    path = folder / "lock"
+    path, deadline = folder / name, time.monotonic() + patience
     with refusing(path):
         handle = path.open("a+")
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            handle.seek(0)
-            who = handle.read().strip() or "unknown"
-            raise StoreError(
-                f"{folder} is being written by another process (pid {who}); wait for "
-                f"it, or choose another folder with --runs"
-            ) from error
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                handle.seek(0)
+                who = handle.read().strip() or "unknown"
+                raise StoreError(
+                    f"{folder} is being written by another process (pid {who}); wait "
+                    f"for it, or choose another folder with --runs"
+                )
+            time.sleep(0.01)
+        with refusing(path):
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
         yield
+
+
+def _locked(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _clear(folder: Path) -> None:
     """Remove what a run wrote, DONE first, and nothing else."""
-    names = ("DONE", "checkpoint.npz", "checkpoint.previous.npz", "trials.jsonl")
-    for name in (*names, "metrics.jsonl", "meta.json", "config.json"):
+    names = ("DONE", "FAILED", "checkpoint.npz", "checkpoint.previous.npz")
+    logs = ("trials.jsonl", "metrics.jsonl", "meta.json", "config.json")
+    _remove(folder, *names, *logs, *_torn(folder))
+
+
+def _torn(folder: Path) -> list[str]:
+    """Names of files that a kill has kept from getting theirs."""
+    return [path.name for path in folder.glob(".*.tmp")]
+
+
+def _remove(folder: Path, *names: str) -> None:
+    for name in names:
         with refusing(folder / name):
             (folder / name).unlink(missing_ok=True)

@@ -35,7 +35,8 @@ def cells(experiment: Experiment) -> RenderableType:
 
 
 def summary(comparison: Comparison) -> RenderableType:
-    """Who won, then the table of each study."""
+    """Who won, then the table of each study; methods without a result are left out."""
+    comparison = _with_results(comparison)
     parts: list[RenderableType] = [
         Text(f"{verdict.study}: {verdict.text}\n") for verdict in verdicts(comparison)
     ]
@@ -51,6 +52,28 @@ def summary(comparison: Comparison) -> RenderableType:
     if comparison.trust.estimators:
         parts.append(estimators(comparison.trust.estimators))
     return Group(*parts)
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """A line for each method and seed that ended in an error."""
+    return list(
+        dict.fromkeys(
+            f"{study.title} · {method.title} · seed {failure.seed}: {failure.message} "
+            f"({method.cell}/seed={failure.seed}/FAILED)"
+            for study in comparison.studies
+            for method in study.methods
+            for failure in method.failures
+        )
+    )
+
+
+def _with_results(comparison: Comparison) -> Comparison:
+    studies = [
+        study.model_copy(update={"methods": [m for m in study.methods if m.seeds]})
+        for study in comparison.studies
+    ]
+    kept = [study for study in studies if study.methods]
+    return comparison.model_copy(update={"studies": kept})
 
 
 def _learned(found: Learned) -> Table:
@@ -84,7 +107,7 @@ def runs(folders: Iterable[Path]) -> RenderableType:
         known, key=lambda pair: [pair[0].get(key, "") for key in order]
     ):
         count, best = _trials(folder)
-        state = "done" if folder.result is not None else "unfinished"
+        state = _state(folder)
         names = [
             str(config.get(key, "")) for key in ("study", "method", "seed", "hash")
         ]
@@ -96,10 +119,12 @@ def run(folder: RunFolder) -> RenderableType:
     """One run folder: its settings, where it ran and what came out."""
     table = Table.grid(padding=(0, 2))
     count, best = _trials(folder)
-    state = (
-        "done" if folder.result is not None else "unfinished: continue with --resume"
-    )
+    state, failure = _state(folder), folder.failure or {}
+    if state != "done":
+        state += ": continue with --resume"
     facts = {"folder": str(folder.path), "state": state, "trials": str(count)}
+    if state.startswith("failed"):
+        facts["why"] = str(failure.get("message", ""))
     facts["best validation loss"] = best
     for split in ("validation", "test"):
         scores = (folder.result or {}).get(split)
@@ -155,6 +180,12 @@ def _search(cell: Cell) -> str:
         return "reference: the defaults"
     searcher, estimator = brief(cell.searcher), brief(cell.estimator)
     return f"{searcher} with {estimator}, {cell.budget.trainings} trainings"
+
+
+def _state(folder: RunFolder) -> str:
+    if folder.result is not None:
+        return "done"
+    return "unfinished" if folder.failure is None else "failed"
 
 
 def _trials(folder: RunFolder) -> tuple[int, str]:

@@ -3,8 +3,10 @@
 import math
 from typing import NamedTuple
 
+from experiments.intervals import ENOUGH, Interval
+from experiments.paired import PairedTest
 from experiments.results import Comparison, Kind, MethodResult, StudyResult
-from experiments.statistics import Interval, difference, over_seeds
+from experiments.statistics import difference, over_seeds, paired_test
 
 
 class Verdict(NamedTuple):
@@ -25,19 +27,54 @@ def number(value: float) -> str:
     """Four significant digits at most, as a table shows them."""
     if not math.isfinite(value):
         return "diverged" if value > 0 or math.isnan(value) else "-inf"
-    return f"{value:.3f}" if 0.01 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+    return format(value, _digits(value))
+
+
+def signed(value: float) -> str:
+    """A difference, as a table shows it."""
+    return format(value, f"+{_digits(value)}") if math.isfinite(value) else "–"
 
 
 def with_interval(interval: Interval) -> str:
-    """`0.934 ± 0.012`, or the mean alone where there is one seed."""
-    if math.isnan(interval.half):
+    """`0.934 ± 0.012` (Student), `0.934 [0.921, 0.941]` (BCa), or the mean alone."""
+    if not interval.known:
         return number(interval.mean)
-    return f"{number(interval.mean)} ± {interval.half:.3f}"
+    return format(interval.mean, _precision(interval)) + _bounds(interval)
+
+
+def signed_interval(interval: Interval) -> str:
+    """A difference with its interval."""
+    if not interval.known:
+        return signed(interval.mean)
+    return format(interval.mean, f"+{_precision(interval)}") + _bounds(interval)
+
+
+def _digits(value: float) -> str:
+    return ".3f" if 0.01 <= abs(value) < 100 or value == 0 else ".3g"
+
+
+def _precision(interval: Interval) -> str:
+    """As many decimals for a mean as for its bounds: two digits of a narrow one."""
+    scale = max(abs(interval.mean), interval.half)
+    if 0.01 <= scale < 100 or interval.half == 0:
+        return _digits(scale)
+    decimals = 1 - math.floor(math.log10(interval.half))
+    return f".{max(decimals, 0)}f" if decimals < 7 else ".2e"
+
+
+def _bounds(interval: Interval) -> str:
+    digits = _precision(interval)
+    if interval.how == "BCa":
+        return f" [{interval.low:{digits}}, {interval.high:{digits}}]"
+    return f" ± {interval.half:{digits}}"
 
 
 def _verdict(study: StudyResult, page: Comparison) -> Verdict:
     ranked = _ranked(study.methods, page.higher_is_better)
     winner = ranked[0]
+    if not winner.seeds:
+        text = "No seed of any method has finished."
+        return Verdict(study.title, winner.kind, text)
     name, score = winner.title, with_interval(over_seeds(winner, "test"))
     if winner.kind == "gradient" or len({m.kind for m in ranked}) == 1:
         head = f"{name} is best on test: {page.metric} {score}."
@@ -66,27 +103,48 @@ def _others(ranked: list[MethodResult]) -> list[tuple[str, MethodResult]]:
 def _against(
     winner: MethodResult, who: str, other: MethodResult, page: Comparison
 ) -> str:
+    if not other.seeds:
+        return f"{who}, {other.title}, finished no seed."
     score = with_interval(over_seeds(other, "test"))
     start = f"{who}, {other.title}, reaches {score}"
     gap = difference(winner, other)
-    if math.isnan(gap.half):
+    if not gap.known:
         return f"{start}."
     sign = 1 if page.higher_is_better else -1
     low, high = sorted((sign * gap.low, sign * gap.high))
-    told = "which separates them" if low > 0 else "too wide to separate them"
+    test = paired_test(winner, other)
+    digits = _precision(gap)
+    mean, low_text, high_text = (f"{x:{digits}}" for x in (sign * gap.mean, low, high))
     return (
-        f"{start}; the paired difference over {gap.n} seeds is {sign * gap.mean:.3f} "
-        f"(95% interval {low:.3f} to {high:.3f}, {told})."
+        f"{start}; the paired difference over {gap.n} seeds is {mean} (95% interval "
+        f"{low_text} to {high_text}, {_told(low, test)}{_p(test)})."
     )
 
 
-def _ranked(methods: list[MethodResult], higher: bool) -> list[MethodResult]:
-    """Best test mean first; what diverged is last."""
+def _told(low: float, test: PairedTest) -> str:
+    """Separated: the interval excludes 0, and the signs of the seeds say no less."""
+    if low <= 0:
+        return "too wide to separate them"
+    if not test.rejects:
+        return "yet exchanging the two on some seeds does as well"
+    return "which separates them"
 
-    def worth(method: MethodResult) -> float:
+
+def _p(test: PairedTest) -> str:
+    """Of too few seeds a p-value says nothing."""
+    if test.n < ENOUGH or not math.isfinite(test.p):
+        return ""
+    least = f", the least that {test.n} seeds can give" if test.at_least else ""
+    return f"; p = {test.p:.3g}{least}"
+
+
+def _ranked(methods: list[MethodResult], higher: bool) -> list[MethodResult]:
+    """Best test mean first; what diverged is last but for what never finished."""
+
+    def worth(method: MethodResult) -> tuple[bool, float]:
         mean = over_seeds(method, "test").mean
         if not math.isfinite(mean):
-            return -math.inf
-        return mean if higher else -mean
+            return bool(method.seeds), -math.inf
+        return True, mean if higher else -mean
 
     return sorted(methods, key=worth, reverse=True)

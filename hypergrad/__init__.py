@@ -82,6 +82,7 @@ from hypergrad.linear_solvers import (
 from hypergrad.losses import cross_entropy, weighted_mean
 from hypergrad.online import Tuning, tune
 from hypergrad.outputs import outputs
+from hypergrad.partial import Lineage, lineage, train_lineage
 from hypergrad.penalties import elastic_net, l1, l2, smooth_l1
 from hypergrad.plan import Plan, plan
 from hypergrad.problem import Problem
@@ -101,18 +102,34 @@ from hypergrad.schedules import (
     Warmup,
 )
 from hypergrad.searchers import (
+    ASHA,
+    CMAES,
+    BayesianProposals,
     BayesianSearch,
+    DiagonalCovariance,
+    FullCovariance,
+    GradientBayesianSearch,
     GradientSearch,
     GridSearch,
+    HostSearch,
+    HybridSearch,
+    Hyperband,
+    OptunaSearch,
     Outer,
+    PartialSearch,
+    PopulationBasedTraining,
+    RandomProposals,
     RandomSearch,
     Searcher,
     SobolSearch,
+    SuccessiveHalving,
 )
+from hypergrad.sharding import Shard, device_mesh, shard_rows
 from hypergrad.space import Space
 from hypergrad.sparse import SparseMatrix
 from hypergrad.study import FreshKeys, SameKey, StudyResult, search
 from hypergrad.training import Context, InnerState
+from hypergrad.trials import Trials
 from hypergrad.typing import Tick
 from hypergrad.unroll import (
     EveryStep,
@@ -126,13 +143,16 @@ from hypergrad.unroll import (
 from hypergrad.verify import Verification, verify
 
 __all__ = [
+    "ASHA",
     "AdamLevel",
     "Additive",
     "Agreement",
     "BOME",
     "Basis",
+    "BayesianProposals",
     "BayesianSearch",
     "CG",
+    "CMAES",
     "CappedSimplex",
     "Choice",
     "Chunk",
@@ -143,6 +163,7 @@ __all__ = [
     "DeltaSTN",
     "Dense",
     "Diagnosis",
+    "DiagonalCovariance",
     "Epochs",
     "Estimate",
     "Estimator",
@@ -157,12 +178,17 @@ __all__ = [
     "ForwardSharing",
     "FreshKeys",
     "FullBatch",
+    "FullCovariance",
     "GMRES",
     "GaussNewton",
     "Gaussian",
+    "GradientBayesianSearch",
     "GradientSearch",
     "GridSearch",
     "Hessian",
+    "HostSearch",
+    "HybridSearch",
+    "Hyperband",
     "HypergradWarning",
     "HypergradientDescent",
     "Hyperparameter",
@@ -173,6 +199,7 @@ __all__ = [
     "InnerState",
     "KAry",
     "LayerwiseResponse",
+    "Lineage",
     "Linear",
     "LinearResponse",
     "Log",
@@ -188,15 +215,19 @@ __all__ = [
     "OneStep",
     "OnlineEstimator",
     "OnlineReverse",
+    "OptunaSearch",
     "Outer",
+    "PartialSearch",
     "PersistentES",
     "PiecewiseLinear",
     "Plan",
+    "PopulationBasedTraining",
     "ProbabilitySimplex",
     "Problem",
     "RTHO",
     "Rademacher",
     "RandomDirections",
+    "RandomProposals",
     "RandomSearch",
     "RandomlyTruncated",
     "Reverse",
@@ -208,6 +239,7 @@ __all__ = [
     "Searcher",
     "Segments",
     "SelfTuning",
+    "Shard",
     "Simplex",
     "SobolSearch",
     "Softplus",
@@ -215,11 +247,13 @@ __all__ = [
     "SparseMatrix",
     "StocBiO",
     "StudyResult",
+    "SuccessiveHalving",
     "Table",
     "Target",
     "Tick",
     "Tower",
     "Tree",
+    "Trials",
     "Tuning",
     "UORO",
     "Value",
@@ -233,6 +267,7 @@ __all__ = [
     "choose_execution",
     "cost_multiple",
     "cross_entropy",
+    "device_mesh",
     "diagnose",
     "differentiable",
     "dropout",
@@ -244,6 +279,7 @@ __all__ = [
     "l1",
     "l2",
     "layer_names",
+    "lineage",
     "mixup",
     "models",
     "objective",
@@ -260,10 +296,12 @@ __all__ = [
     "scale_layers",
     "schedules",
     "search",
+    "shard_rows",
     "shift",
     "smooth_l1",
     "soft_threshold",
     "train",
+    "train_lineage",
     "tune",
     "unroll",
     "value_and_hypergrad",

@@ -57,7 +57,7 @@ def map_by_choice(
         choice side by side.
 
     Returns:
-      What `run` gives, [n, ...].
+      What `run` gives, [n, ...], on the default device wherever it was computed.
 
     >>> from hypergrad.choices import Choice
     >>> space = Space({"width": Choice((10, 20))})
@@ -68,8 +68,6 @@ def map_by_choice(
     order, parts = [], []
     for choices, rows in _pieces(space, coords, width):
         part = run(choices, np.resize(rows, _filled_width(len(rows), width)))
-        if len(rows) == len(coords) == width:
-            return part
         order.append(rows)
         parts.append(jax.tree.map(lambda x, k=len(rows): np.asarray(x)[:k], part))
     back = np.argsort(np.concatenate(order))

@@ -1,12 +1,10 @@
-"""Many trainings at once: how they are laid out, what they cost, training afresh."""
+"""Many trainings at once: their estimates, what they cost, training afresh."""
 
 import functools
 import math
 import statistics
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import chex
@@ -16,70 +14,19 @@ import jax.numpy as jnp
 from hypergrad import tree
 from hypergrad.api import check, estimate
 from hypergrad.estimators import Estimator, Target, Value
+from hypergrad.execution import Chunk, Execution, Loop, Vmap
 from hypergrad.problem import Problem
+from hypergrad.sharding import Shard
 from hypergrad.space import Space
 from hypergrad.typing import HParams, Key, PyTree
 from hypergrad.unroll import train
 
-
-class Execution(ABC):
-    """How independent trainings share the machine; the numbers do not depend on it."""
-
-    @abstractmethod
-    def map(self, fn: Callable, xs: PyTree) -> PyTree:
-        """`fn` of every row of `xs`, stacked."""
-
-    @abstractmethod
-    def width(self, num_rows: int) -> int:
-        """How many of `num_rows` trainings run side by side."""
-
-
-@dataclass(frozen=True)
-class Loop(Execution):
-    """One after another: best where one training already fills the cores."""
-
-    def map(self, fn, xs):
-        """`lax.map`."""
-        return jax.lax.map(fn, xs)
-
-    def width(self, num_rows):
-        """One."""
-        return 1
-
-
-@dataclass(frozen=True)
-class Chunk(Execution):
-    """`size` at a time under vmap."""
-
-    size: int = 4
-
-    def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"Chunk.size must be >= 1, got {self.size}")
-
-    def map(self, fn, xs):
-        """`lax.map` of vmapped chunks."""
-        return jax.lax.map(fn, xs, batch_size=self.size)
-
-    def width(self, num_rows):
-        """A chunk."""
-        return min(self.size, num_rows)
-
-
-@dataclass(frozen=True)
-class Vmap(Execution):
-    """All side by side: best on an accelerator, while memory lasts."""
-
-    def map(self, fn, xs):
-        """`jax.vmap`."""
-        return jax.vmap(fn)(xs)
-
-    def width(self, num_rows):
-        """All."""
-        return num_rows
-
-
-EXECUTIONS: dict[str, type] = {"loop": Loop, "chunk": Chunk, "vmap": Vmap}
+EXECUTIONS: dict[str, type] = {
+    "loop": Loop,
+    "chunk": Chunk,
+    "vmap": Vmap,
+    "shard": Shard,
+}
 """Every execution by name, for configs."""
 
 
@@ -176,7 +123,11 @@ def cost_multiple(
 
     Returns:
       A multiple of one half, at least 1.
+
+    Raises:
+      ValueError: several processes share their programs.
     """
+    _check_one_clock("cost_multiple", "measure it in one process and give its number")
     ratio = median_time_ratio(
         lambda: estimate(problem, estimator, hparams, (), key)[0].value,
         lambda: estimate(problem, Value(), hparams, (), key)[0].value,
@@ -193,7 +144,9 @@ def choose_execution(
     num_trials: int,
     repeats: int = 3,
 ) -> Execution:
-    """The fastest of `Loop`, `Chunk` and `Vmap` for `num_trials` trainings, measured.
+    """The fastest layout for `num_trials` trainings, measured.
+
+    `Loop`, `Chunk` and `Vmap` are tried, and `Shard` where there are several devices.
 
     Args:
       problem: the problem.
@@ -205,13 +158,19 @@ def choose_execution(
 
     Returns:
       An execution; `Loop()` without measuring where there is one training only.
+
+    Raises:
+      ValueError: several processes share their programs.
     """
     if num_trials == 1:
         return Loop()
+    _check_one_clock("choose_execution", "name the execution")
     coords = tree.as_arrays(space.to_coords(space.defaults()))
     coords = jnp.tile(coords, (num_trials, 1))
     keys = jax.random.split(key, num_trials)
     candidates = [Loop(), Vmap(), *(Chunk(n) for n in (4,) if n < num_trials)]
+    if jax.device_count() > 1:
+        candidates.append(Shard())
     run = jax.jit(evaluate, static_argnums=(1, 2, 5))
 
     def timed(execution):
@@ -224,6 +183,14 @@ def choose_execution(
     rounds = [[timed(execution) for execution in candidates] for _ in range(repeats)]
     medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
     return candidates[medians.index(min(medians))]
+
+
+def _check_one_clock(name: str, remedy: str) -> None:
+    if (count := jax.process_count()) > 1:
+        raise ValueError(
+            f"{name} reads a clock, and those of {count} processes differ: they would "
+            f"run different programs and wait for each other for ever; {remedy}"
+        )
 
 
 def median_time_ratio(fn: Callable, reference: Callable, repeats: int) -> float:

@@ -8,10 +8,8 @@ the loop is in Python, and each distinct choice is a program of its own.
 import functools
 import math
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,54 +21,24 @@ from hypergrad.estimators import Estimator, Target, Value
 from hypergrad.problem import Problem
 from hypergrad.runner import Execution, Loop, evaluate
 from hypergrad.searchers import Searcher
+from hypergrad.searchers.partial import PartialSearch
 from hypergrad.space import Space
-from hypergrad.typing import HParams, Key, PyTree
+from hypergrad.stretches import Stretches, search_in_stretches
+from hypergrad.training_keys import FreshKeys as FreshKeys
+from hypergrad.training_keys import SameKey as SameKey
+from hypergrad.training_keys import TrainingKeys as TrainingKeys
+from hypergrad.trials import StudyResult as StudyResult
+from hypergrad.trials import Trials as Trials
+from hypergrad.trials import best_index as best_index
+from hypergrad.trials import in_stretches, whole
+from hypergrad.trials import ranking as ranking
+from hypergrad.typing import Key, PyTree
 
-
-class Trials(NamedTuple):
-    """What was tried, in order: n trials.
-
-    Attributes:
-      coords: z [n, d].
-      values: F [n].
-      grad_norms: ‖dF/dz‖₂ [n], NaN if unknown.
-      doubtful: whether the estimator doubts its estimate [n].
-    """
-
-    coords: jax.Array
-    values: jax.Array
-    grad_norms: jax.Array
-    doubtful: jax.Array
-
-
-class TrainingKeys(ABC):
-    """Which key the training of trial i uses; the same for every searcher."""
-
-    @abstractmethod
-    def of(self, key: Key, trials: jax.Array) -> Key:
-        """The keys of trials [n], from the study's key."""
-
-
-@dataclass(frozen=True)
-class FreshKeys(TrainingKeys):
-    """A new key for each trial: the search sees E F over keys, through noise."""
-
-    def of(self, key, trials):
-        """`fold_in(key, i)`."""
-        return jax.vmap(lambda i: jax.random.fold_in(key, i))(trials)
-
-
-@dataclass(frozen=True)
-class SameKey(TrainingKeys):
-    """One key for all: F is deterministic, and may be fitted to that key."""
-
-    def of(self, key, trials):
-        """`fold_in(key, 0)`, whatever i."""
-        return jax.vmap(lambda _: jax.random.fold_in(key, 0))(trials)
-
-
-TRAINING_KEYS: dict[str, type] = {cls.__name__: cls for cls in (FreshKeys, SameKey)}
-"""Both by name, for configs."""
+_ONE_PROBLEM = (
+    "problem must be a function {{name: option}} -> Problem where the space has "
+    "choices, {}; got a Problem, which would be the same for every option: use "
+    "search, or advance_by_choice"
+)
 
 
 @functools.partial(
@@ -119,11 +87,7 @@ def advance(
         is on the host.
     """
     if space.has_choices:
-        raise ValueError(
-            "problem must be a function {name: option} -> Problem where the space has "
-            f"choices, {list(space.discrete)}; got a Problem, which would be the same "
-            "for every option: use search, or advance_by_choice"
-        )
+        raise ValueError(_ONE_PROBLEM.format(list(space.discrete)))
     if searcher.on_host:
         raise ValueError(
             f"searcher must be one that a program can hold; got {searcher}, which asks "
@@ -138,7 +102,8 @@ def advance(
             problem, space, estimator, coords, keys, execution
         )
         state = searcher.tell(space, state, coords, values, grads)
-        return state, Trials(coords, values, _norms(values, grads), doubtful)
+        steps = jnp.full(searcher.batch, problem.num_steps)
+        return state, whole(coords, values, grads, doubtful, steps)
 
     state, rounds = jax.lax.scan(one_round, state, jnp.arange(num_rounds))
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds)
@@ -178,7 +143,15 @@ def advance_by_choice(
 
     Returns:
       `(state, trials)`, with num_rounds · searcher.batch trials.
+
+    Raises:
+      ValueError: the searcher trains in stretches.
     """
+    if isinstance(searcher, PartialSearch):
+        raise ValueError(
+            f"searcher must train every trial to the end; got {searcher}, which trains "
+            "in stretches: use search"
+        )
     ask, tell = (_host_ask, _host_tell) if searcher.on_host else (_ask, _tell)
     # Without choices all rows of a round have one program, however they are laid out.
     width = searcher.batch
@@ -192,13 +165,14 @@ def advance_by_choice(
 
         def run(choices, rows, coords=coords, keys=keys):
             problem = problems(choices)
-            return _evaluate(
-                problem, space, estimator, coords[rows], keys[rows], execution
-            )
+            steps = np.full(len(rows), problem.num_steps)
+            args = coords[rows], keys[rows], execution
+            return _evaluate(problem, space, estimator, *args), steps
 
-        values, grads, doubtful = map_by_choice(run, space, coords, width)
+        found, steps = map_by_choice(run, space, coords, width)
+        values, grads, doubtful = found
         state = tell(searcher, space, state, coords, values, grads)
-        done.append(Trials(coords, values, _norms(values, grads), doubtful))
+        done.append(whole(coords, values, grads, doubtful, steps))
     return state, jax.tree.map(lambda *rows: jnp.concatenate(rows), *done)
 
 
@@ -213,64 +187,6 @@ def _host_tell(searcher, space, state, coords, values, grads):
 _ask = jax.jit(_host_ask, static_argnums=(0, 1))
 _tell = jax.jit(_host_tell, static_argnums=(0, 1))
 _evaluate = jax.jit(evaluate, static_argnums=(1, 2, 5))
-
-
-def _norms(values: jax.Array, grads: jax.Array | None) -> jax.Array:
-    if grads is None:
-        return jnp.full(values.shape, jnp.nan, values.dtype)
-    return jnp.linalg.norm(grads, axis=1).astype(values.dtype)
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """A finished study.
-
-    Attributes:
-      space: where it searched.
-      trials: all trials in order.
-    """
-
-    space: Space
-    trials: Trials
-
-    @property
-    def best(self) -> int:
-        """Index of the best finite trial (0 if none is finite)."""
-        return best_index(np.asarray(self.trials.values))
-
-    @property
-    def best_value(self) -> float:
-        """F of the best trial."""
-        return float(self.trials.values[self.best])
-
-    @property
-    def best_hparams(self) -> HParams:
-        """λ of the best trial."""
-        return self.space.from_coords(self.trials.coords[self.best])
-
-    @property
-    def best_choices(self) -> dict[str, Any]:
-        """The options of the best trial; {} in a space without choices."""
-        return self.space.choices(self.trials.coords[self.best])
-
-    @property
-    def best_so_far(self) -> np.ndarray:
-        """[n]: smallest finite F among the first i + 1 trials (∞ before any)."""
-        return np.minimum.accumulate(_diverged_last(np.asarray(self.trials.values)))
-
-
-def best_index(values: np.ndarray) -> int:
-    """The smallest finite value; diverged runs never win."""
-    return int(np.argmin(_diverged_last(values)))
-
-
-def ranking(values: np.ndarray) -> np.ndarray:
-    """Indices from the best value to the worst, diverged runs last: [n]."""
-    return np.argsort(_diverged_last(values), stable=True)
-
-
-def _diverged_last(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, np.inf)
 
 
 def num_rounds(searcher: Searcher, space: Space, num_trials: int) -> int:
@@ -297,6 +213,11 @@ def check_pair(searcher: Searcher, estimator: Estimator) -> None:
         raise ValueError(
             f"{type(searcher).__name__} needs a hypergradient, and {estimator} gives "
             "none: pass estimator=Reverse() or Forward()"
+        )
+    if isinstance(searcher, PartialSearch) and not isinstance(estimator, Value):
+        raise ValueError(
+            f"{type(searcher).__name__} trains in stretches, for F alone; got "
+            f"{estimator}: leave out estimator"
         )
 
 
@@ -327,7 +248,8 @@ def search(
       searcher: a value of `hypergrad.searchers`.
       estimator: needs a hypergradient if the searcher does; an online one trains from
         start to end with each λ, and `hypergrad.online` is where λ moves meanwhile.
-      num_trials: estimates to spend; rounded down to whole rounds of the searcher.
+      num_trials: estimates to spend; rounded down to whole rounds of the searcher. A
+        `PartialSearch` spends as many trainings' worth of steps, on more trials.
       key: splits into the searcher's and the trainings' key.
       execution: how the trainings of one round are laid out.
       training_keys: `SameKey()`: F is one deterministic function. `FreshKeys()`: every
@@ -351,6 +273,12 @@ def search(
     """
     check_pair(searcher, estimator)
     search_key, train_key = jax.random.split(key)
+    if isinstance(searcher, PartialSearch):
+        problems = _by_choice(problem, space)
+        arguments = space, train_key, execution, training_keys
+        stretches = Stretches(problems, *arguments)
+        log = search_in_stretches(stretches, searcher, num_trials, search_key)
+        return StudyResult(space, in_stretches(log))
     rounds = num_rounds(searcher, space, num_trials)
     state = searcher.init(space, rounds * searcher.batch, search_key)
     _, trials = _loop(problem, space, searcher)(
@@ -375,12 +303,20 @@ def search(
 
 def _loop(problem: Problem | Callable[[dict[str, Any]], Problem], space, searcher):
     """The loop that serves the problem, which it has as its first argument."""
-    if not (isinstance(problem, Problem) or callable(problem)):
-        raise ValueError(f"problem must be a Problem, or give one; got {problem!r}")
+    problems = _by_choice(problem, space)
+    if space.has_choices or searcher.on_host:
+        return functools.partial(advance_by_choice, problems)
+    return functools.partial(advance, problems({}))
+
+
+def _by_choice(
+    problem: Problem | Callable[[dict[str, Any]], Problem], space: Space
+) -> Callable[[dict[str, Any]], Problem]:
+    """{name: option} -> problem, made once for each."""
     if isinstance(problem, Problem):
-        if space.has_choices or not searcher.on_host:
-            return functools.partial(advance, problem)
-        return functools.partial(advance_by_choice, lambda _: problem)
-    if not (space.has_choices or searcher.on_host):
-        return functools.partial(advance, problem({}))
-    return functools.partial(advance_by_choice, once_per_choice(problem))
+        if space.has_choices:
+            raise ValueError(_ONE_PROBLEM.format(list(space.discrete)))
+        return lambda _: problem
+    if not callable(problem):
+        raise ValueError(f"problem must be a Problem, or give one; got {problem!r}")
+    return once_per_choice(problem)

@@ -7,7 +7,7 @@ import pytest
 
 from hypergrad.hyperparameters import Linear
 from hypergrad.searchers import BayesianSearch, RandomSearch
-from hypergrad.searchers.bayesian import standardise
+from hypergrad.searchers.features import standardise
 from hypergrad.space import Space
 from tests.searching import cube, jitted_study, quadratic, study
 

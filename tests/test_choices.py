@@ -13,7 +13,7 @@ from hypergrad.by_choice import map_by_choice, once_per_choice
 from hypergrad.choices import Choice
 from hypergrad.hyperparameters import Linear, Log
 from hypergrad.searchers.base import starts
-from hypergrad.searchers.bayesian import _features, _groups
+from hypergrad.searchers.features import features, groups
 from hypergrad.space import Space
 from tests.searching import assert_inside, jitted_study, study
 
@@ -233,9 +233,9 @@ def test_a_grid_may_tie_choices():
 def test_unequal_options_are_all_as_far_from_each_other():
     coords = jnp.array([[-1.0, -1, i, j] for i in range(3) for j in range(4)])
     cube = jax.vmap(SPACE.to_cube)(coords)
-    inputs = np.asarray(_features(SPACE, cube))
-    assert inputs.shape == (12, len(_groups(SPACE))) == (12, 6)
-    assert _groups(SPACE) == (0, 1, 2, 2, 2, 3)
+    inputs = np.asarray(features(SPACE, cube))
+    assert inputs.shape == (12, len(groups(SPACE))) == (12, 6)
+    assert groups(SPACE) == (0, 1, 2, 2, 2, 3)
     gaps = np.linalg.norm(inputs[:, None] - inputs[None], axis=-1)
     same_depth = gaps[::4, ::4]  # three cells
     np.testing.assert_allclose(same_depth, 1.0 - np.eye(3), atol=1e-12)

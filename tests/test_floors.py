@@ -42,7 +42,18 @@ FLOORS = [
         "replay",
     },
     {"searchers"},
-    {"runner", "by_choice", "study", "online"},
+    {
+        "training_keys",
+        "trials",
+        "execution",
+        "sharding",
+        "runner",
+        "by_choice",
+        "stretches",
+        "partial",
+        "study",
+        "online",
+    },
     {"models"},
 ]
 

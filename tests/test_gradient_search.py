@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hypergrad.choices import Choice
 from hypergrad.hyperparameters import Linear
 from hypergrad.projections import CappedSimplex
 from hypergrad.searchers import GradientSearch, Outer
@@ -118,3 +119,90 @@ def test_gradient_search_without_gradients_says_what_to_do(key):
     coords, state = searcher.ask(SPACE, state)
     with pytest.raises(ValueError, match="estimator that gives a hypergradient"):
         searcher.tell(SPACE, state, coords, jnp.zeros(1))
+
+
+TELL = jax.jit(
+    lambda searcher, space, state, *told: searcher.tell(space, state, *told),
+    static_argnums=(0, 1),
+)
+
+
+def told(searcher, space, state, values, grads):
+    coords, state = searcher.ask(space, state)
+    return TELL(searcher, space, state, coords, jnp.asarray(values), grads)
+
+
+def test_never_out_of_patience_is_the_search_without(key):
+    outer = Outer("adam", learning_rate=0.1, final=0.2)
+    plain, _ = jitted_study(GradientSearch(outer, 2), cube(3), quadratic, 30, key)
+    patient = GradientSearch(outer, 2, patience=16)
+    coords, _ = jitted_study(patient, cube(3), quadratic, 30, key)
+    np.testing.assert_array_equal(coords, plain)
+
+
+def test_out_of_patience_a_start_begins_anew(key):
+    space = cube(2)
+    searcher = GradientSearch(Outer("sgd", learning_rate=0.1), starts=2, patience=2)
+    state, ones = searcher.init(space, 20, key), 0.1 * jnp.ones((2, 2))
+    state = told(searcher, space, state, [1.0, 1.0], ones)
+    # start 0 falls by too little, start 1 falls; then 0 has waited for two steps
+    state = told(searcher, space, state, [0.9995, 0.9], ones)
+    second, _ = searcher.ask(space, state)
+    state = told(searcher, space, state, [0.9994, 0.8], ones)
+    third, _ = searcher.ask(space, state)
+    np.testing.assert_array_equal(third[0], starts(space, key, jnp.array([2]))[0])
+    np.testing.assert_allclose(third[1], jnp.clip(second[1] - 0.01, 0, 1))
+    np.testing.assert_array_equal(state.best.value, [jnp.inf, 0.8])
+    np.testing.assert_array_equal(state.age, [0, 3])
+    # both at once: two different points
+    state = told(searcher, space, state, [1.0, 0.8], ones)
+    state = told(searcher, space, state, [1.0, 0.8], ones)
+    state = told(searcher, space, state, [1.0, 0.8], ones)
+    begun = int(state.num_begun)
+    assert begun == 5
+    drawn = starts(space, key, jnp.array([3, 4]))
+    for row in drawn:
+        assert np.any(np.all(np.isclose(state.best.coords, row), axis=1)) or np.any(
+            np.all(np.isclose(state.coords, row), axis=1)
+        )
+
+
+def test_small_steps_of_one_sign_are_not_a_stall(key):
+    searcher = GradientSearch(Outer("sgd"), starts=1, patience=3)
+    state = searcher.init(cube(1), 40, key)
+    for step in range(12):  # 0.04% a step, 0.1% in three
+        value = 1.0 - 4e-4 * step
+        state = told(searcher, cube(1), state, [value], jnp.zeros((1, 1)))
+    assert int(state.num_begun) == 1
+
+
+def test_patience_takes_the_next_combination_of_choices(key):
+    space = Space({"cell": Choice(("rnn", "gru", "lstm")), "x": Linear(0.0, 1.0)})
+    searcher = GradientSearch(Outer("sgd", learning_rate=0.5), starts=1, patience=2)
+
+    def function(z):
+        return (z[1] - 0.3) ** 2 + z[0] + jnp.where(z[0] == 1.0, jnp.nan, 0.0)
+
+    coords, _ = jitted_study(searcher, space, function, 14, key)
+    assert_inside(space, coords)
+    cells = np.asarray(coords)[:, 0]
+    assert set(cells) == {0.0, 1.0, 2.0}
+    assert np.sum(cells == 1.0) <= 2  # diverging everywhere, it is left at once
+
+
+def test_patience_finds_the_deeper_valley(key):
+    """The default lies above a shallow valley, which a descent does not leave."""
+
+    def valleys(z):
+        return jnp.minimum((z[0] - 0.45) ** 2 + 0.1, 4 * (z[0] - 0.85) ** 2)
+
+    outer, space = Outer("sgd", learning_rate=0.1), cube(1)
+    _, stuck = jitted_study(GradientSearch(outer, 1), space, valleys, 60, key)
+    patient = GradientSearch(outer, 1, patience=3)
+    _, found = jitted_study(patient, space, valleys, 60, key)
+    assert found.min() < 1e-3 < 0.09 < stuck.min()
+
+
+def test_patience_must_be_a_whole_number():
+    with pytest.raises(ValueError, match="patience must be"):
+        GradientSearch(patience=0)

@@ -132,3 +132,22 @@ def check_positive(name: str, value: int) -> None:
     """Raise ValueError unless `value` is a whole number of at least one."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+
+
+def check_gradient(searcher: Searcher, grads: jax.Array | None) -> jax.Array:
+    """Raise ValueError unless the searcher was told dF/dz."""
+    if grads is None:
+        raise ValueError(
+            f"grads must be dF/dz [batch, d]; got None. {type(searcher).__name__} "
+            "needs an estimator that gives a hypergradient, such as Reverse()"
+        )
+    return grads
+
+
+def check_continuous(space: Space) -> None:
+    """Raise ValueError unless the space has a hyperparameter to descend in."""
+    if not space.continuous:
+        raise ValueError(
+            f"space must have a continuous hyperparameter to descend in; got choices "
+            f"only, {list(space.discrete)}; use GridSearch or another search by values"
+        )

@@ -6,7 +6,8 @@ All is safe in float32, given targets standardised to mean 0 and variance 1.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ _NOISE, _NOISE_WIDTH = 1e-3, 2.0
 
 # Where EI turns to its continued fraction, there good to 2e-8, and its depth.
 _TAIL, _DEPTH = -4.0, 12
+
+Params = TypeVar("Params")
 
 
 class GPParams(NamedTuple):
@@ -157,9 +160,19 @@ def fit(
         posterior = condition(params, inputs, targets, mask, groups, jitter)
         return -log_evidence(posterior, targets) - log_prior(params, groups)
 
+    return minimise(loss, starts, num_steps)
+
+
+def minimise(
+    loss: Callable[[Params], jax.Array], starts: Params, num_steps: int
+) -> Params:
+    """The best of the ends of Adam from each of the stacked `starts`.
+
+    The first start where no end is finite.
+    """
     optimizer = optax.adam(0.1)
 
-    def climb(params: GPParams) -> tuple[GPParams, jax.Array]:
+    def climb(params: Any) -> tuple[Any, jax.Array]:
         def step(carry, _):
             params, state = carry
             updates, state = optimizer.update(jax.grad(loss)(params), state)

@@ -1,40 +1,50 @@
 """Gradient search: several projected descents along the hypergradient."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from hypergrad.searchers.base import Searcher, check_positive, start, starts
+from hypergrad.searchers.base import (
+    Searcher,
+    check_continuous,
+    check_gradient,
+    check_positive,
+    start,
+)
+from hypergrad.searchers.dealing import dealt, num_combinations
+from hypergrad.searchers.descent import (
+    Best,
+    Descent,
+    Waiting,
+    begin,
+    descend,
+    hold,
+    hopeful,
+    wait,
+    where,
+)
 from hypergrad.searchers.outer import Outer
 from hypergrad.space import Space
 from hypergrad.typing import Key
 
-# Tags the order of choices apart from the starting points fold_in(key, index).
-_ORDER = 2**31 - 2
-# Above this many combinations of choices they are drawn instead of dealt.
-_MAX_DEALT = 2**16
-
-
-class Best(NamedTuple):
-    """The best finite trial of a start: z [d], F (∞ before any) and dF/dz [d]."""
-
-    coords: jax.Array
-    value: jax.Array
-    grad: jax.Array
-
 
 class GradientState(NamedTuple):
-    """One row per start, beside the key and the numbers of steps done and planned."""
+    """One row per start, beside the key and the numbers of steps done and planned.
+
+    `waiting` and `age` (steps since it began) are of the descent that a start is in
+    now, of which `num_begun` have been begun in all.
+    """
 
     coords: jax.Array
     best: Best
     optimizer: optax.OptState
     scale: jax.Array
+    waiting: Waiting
+    age: jax.Array
+    num_begun: jax.Array
     key: Key
     num_done: jax.Array
     num_steps: jax.Array
@@ -57,9 +67,15 @@ class GradientSearch(Searcher):
     combination begins at the default λ, so that options are compared on equal terms.
     (Of more than 2^16 combinations each start draws one.)
 
+    With `patience`, a start whose best F has not fallen by 1/1000 of itself in so many
+    steps, or that has never been finite, begins anew as the next start would: at a
+    fresh random point, with the next combination of choices, and its step decays over
+    what then remains of the budget.
+
     Args:
         outer: the optimiser of the coordinates.
         starts: number of independent descents, and so of points per ask.
+        patience: steps without improvement before a start begins anew; None: never.
 
     >>> search = GradientSearch(Outer("adam", learning_rate=0.1), starts=4)
     >>> search.batch
@@ -69,26 +85,25 @@ class GradientSearch(Searcher):
     needs_gradient: ClassVar[bool] = True
     outer: Outer = Outer()
     starts: int = 4
+    patience: int | None = None
     batch: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         check_positive("starts", self.starts)
+        if self.patience is not None:
+            check_positive("patience", self.patience)
         object.__setattr__(self, "batch", self.starts)
 
     def init(self, space: Space, num_trials: int, key: Key) -> GradientState:
         """Place the starts."""
-        _check_continuous(space)
-        coords = starts(space, key, jnp.arange(self.starts))
-        if space.has_choices:
-            coords = _deal(space, key, coords)
-        best = Best(
-            coords, jnp.full(self.starts, jnp.inf, coords.dtype), jnp.zeros_like(coords)
-        )
+        check_continuous(space)
+        coords = dealt(space, key, jnp.arange(self.starts))
+        waiting = hopeful(coords.dtype)
         return GradientState(
-            coords=coords,
-            best=best,
-            optimizer=jax.vmap(self.outer.transformation().init)(coords),
-            scale=jnp.ones(self.starts),
+            **self._begin(coords)._asdict(),
+            waiting=jax.tree.map(lambda x: jnp.full(self.starts, x), waiting),
+            age=jnp.zeros(self.starts, int),
+            num_begun=jnp.full((), self.starts),
             key=key,
             num_done=jnp.zeros((), int),
             num_steps=jnp.full((), -(-num_trials // self.starts)),
@@ -110,94 +125,66 @@ class GradientSearch(Searcher):
         grads: jax.Array | None = None,
     ) -> GradientState:
         """One step of each descent."""
-        if grads is None:
-            raise ValueError(
-                "grads must be dF/dz [batch, d]; got None. GradientSearch needs an "
-                "estimator that gives a hypergradient, such as Reverse()"
-            )
-        tx = self.outer.transformation()
-        decay = self.outer.decay(state.num_done / state.num_steps)
-        fresh = self.starts * (state.num_done + 1) + jnp.arange(self.starts)
-
-        def step(trial: Best, best: Best, optimizer, scale, index):
-            trial = trial._replace(
-                grad=_hold(space, trial.grad, jnp.zeros_like(trial.grad))
-            )
-            ok = jnp.isfinite(trial.value) & jnp.all(jnp.isfinite(trial.grad))
-            best = _where(ok & (trial.value < best.value), trial, best)
-            lost = ~jnp.isfinite(best.value)
-
-            here = _where(ok, trial, best)
-            unused = tx.init(here.coords)
-            optimizer = _where(ok, optimizer, unused)
-            scale = jnp.where(ok | lost, scale, 0.5 * scale)
-            updates, optimizer = tx.update(here.grad, optimizer, here.coords)
-            moved = space.project(here.coords + decay * scale * jnp.asarray(updates))
-
-            drawn = start(space, state.key, index)
-            after, optimizer = _where(lost, (drawn, unused), (moved, optimizer))
-            return _hold(space, after, trial.coords), optimizer, best, scale
-
+        grads = check_gradient(self, grads)
         trials = Best(coords, values.astype(coords.dtype), grads)
-        moved, optimizer, best, scale = jax.vmap(step)(
-            trials, state.best, state.optimizer, state.scale, fresh
-        )
-        return state._replace(
-            coords=moved,
-            best=best,
-            optimizer=optimizer,
-            scale=scale,
+        descents = Descent(state.coords, state.best, state.optimizer, state.scale)
+        # All of what is left belongs to a descent: its progress ends at 1.
+        rest = state.num_steps - state.num_done
+        decay = self.outer.decay(state.age / (state.age + rest))
+
+        def step(descent: Descent, trial: Best, decay: jax.Array):
+            return descend(space, self.outer, descent, trial, decay)
+
+        descents, lost = jax.vmap(step)(descents, trials, decay)
+        waiting = jax.vmap(wait)(state.waiting, descents.best.value)
+        state = state._replace(
+            **descents._asdict(),
+            waiting=waiting,
+            age=state.age + 1,
             num_done=state.num_done + 1,
         )
+        if self.patience is None:
+            return self._draw_lost(space, state, lost)
+        return self._begin_anew(space, state, lost | (waiting.steps >= self.patience))
 
     def describe(self, space: Space, num_trials: int) -> str:
         """The trials, and through how many combinations of choices they descend."""
-        _check_continuous(space)
+        check_continuous(space)
         text = super().describe(space, num_trials)
         if not space.has_choices:
             return text
-        total = _num_combinations(space)
+        total = num_combinations(space)
         return f"{text}; descends in {min(total, self.starts)} of {total} combinations"
 
+    def _begin(self, coords: jax.Array) -> Descent:
+        return jax.vmap(lambda z: begin(self.outer, z))(coords)
 
-def _deal(space: Space, key: Key, coords: jax.Array) -> jax.Array:
-    """Give each of the starts [s, d] a combination, and the first of each default λ."""
-    total = _num_combinations(space)
-    default = space.to_coords(space.defaults())
-    index = np.arange(len(coords))
-    coords = jnp.where(
-        (index < total)[:, None] & ~space.is_choice, default[None], coords
-    )
-    if total > _MAX_DEALT:
-        return coords
-    sizes = tuple(len(choice.options) for choice in space.discrete.values())
-    defaults = [c.index(c.default_option) for c in space.discrete.values()]
-    first = int(np.ravel_multi_index(defaults, sizes))
-    others = jax.random.permutation(jax.random.fold_in(key, _ORDER), total - 1)
-    others = others + (others >= first)
-    order = jnp.concatenate([jnp.full(1, first), others])[index % total]
-    options = jnp.stack(jnp.unravel_index(order, sizes), axis=1)
-    columns = np.flatnonzero(space.is_choice)
-    return coords.at[:, columns].set(options.astype(coords.dtype))
+    def _draw_lost(
+        self, space: Space, state: GradientState, lost: jax.Array
+    ) -> GradientState:
+        """New random points for the lost, with their choices."""
+        indices = self.starts * state.num_done + jnp.arange(self.starts)
 
+        def draw(lost, index, coords, optimizer):
+            drawn = hold(space, start(space, state.key, index), coords)
+            unused = self.outer.transformation().init(drawn)
+            return where(lost, (drawn, unused), (coords, optimizer))
 
-def _hold(space: Space, moved: jax.Array, held: jax.Array) -> jax.Array:
-    """`moved` [d], but `held` where a coordinate is a choice."""
-    return jnp.where(space.is_choice, held, moved) if space.has_choices else moved
+        coords, optimizer = jax.vmap(draw)(lost, indices, state.coords, state.optimizer)
+        return state._replace(coords=coords, optimizer=optimizer)
 
-
-def _num_combinations(space: Space) -> int:
-    return math.prod(len(choice.options) for choice in space.discrete.values())
-
-
-def _check_continuous(space: Space) -> None:
-    if not space.continuous:
-        raise ValueError(
-            f"space must have a continuous hyperparameter to descend in; got choices "
-            f"only, {list(space.discrete)}; use GridSearch or another search by values"
+    def _begin_anew(
+        self, space: Space, state: GradientState, given_up: jax.Array
+    ) -> GradientState:
+        """The next starts for those that gave up."""
+        indices = state.num_begun + jnp.cumsum(given_up) - 1
+        descents = self._begin(dealt(space, state.key, indices))
+        waiting = jax.vmap(lambda _: hopeful(state.coords.dtype))(given_up)
+        fresh = (*descents, waiting, jnp.zeros_like(state.age))
+        now = (*state[: len(Descent._fields)], state.waiting, state.age)
+        chosen = jax.vmap(where)(given_up, fresh, now)
+        fields = (*Descent._fields, "waiting", "age")
+        return state._replace(
+            **dict(zip(fields, chosen, strict=True)),
+            num_begun=state.num_begun + jnp.sum(given_up),
         )
-
-
-def _where(condition: jax.Array, yes, no):
-    """`jnp.where` of two trees by one scalar."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -36,6 +36,11 @@ def comparison():
     return make_comparison
 
 
+@pytest.fixture(scope="session")
+def scaling():
+    return make_scaling
+
+
 def seed_result(seed, floor, test, *, trials=40, multiple=1.0, drawn=True, search=True):
     rng = np.random.default_rng([seed, int(1000 * test), trials])
     steps = np.arange(1, trials + 1)
@@ -69,6 +74,12 @@ def seed_result(seed, floor, test, *, trials=40, multiple=1.0, drawn=True, searc
             }
         }
         if search and drawn and multiple > 1
+        else {},
+        tried={
+            name: np.exp(rng.normal(size=trials)).tolist()
+            for name in ("lr", "momentum", "l2")
+        }
+        if search and drawn
         else {},
     )
 
@@ -127,4 +138,54 @@ def make_comparison(gradient=0.93, reference=0.90, seeds=3, drawn=True):
             seconds=201.0,
             config='name = "quickstart"\n',
         ),
+    )
+
+
+def make_scaling(dimensions=(1, 3, 12, 100, 10_000), seeds=5, drawn=True):
+    """Studies of growing dimension, in which gradients gain and all others lose."""
+    specs = [
+        ("gradient", "Gradient", "gradient", 3.0, 0.015),
+        ("hybrid", "Hybrid", "gradient", 3.0, 0.012),
+        ("bayes", "Bayesian", "baseline", 1.0, -0.012),
+        ("tpe", "TPE", "baseline", 1.0, -0.010),
+        ("cmaes", "CMA-ES", "baseline", 1.0, -0.006),
+        ("random", "Random", "baseline", 1.0, -0.014),
+        ("defaults", "Untuned defaults", "reference", 1.0, 0.0),
+        ("both", "Trained on train + validation", "reference", 1.0, 0.002),
+    ]
+    studies = []
+    for dimension in dimensions:
+        size = np.log10(dimension)
+        methods = []
+        for place, (label, title, kind, multiple, slope) in enumerate(specs):
+            gain = 0.0 if kind == "reference" else 0.06 + slope * size
+            results = [
+                seed_result(
+                    seed,
+                    0.5 - 3 * gain + 0.003 * place,
+                    0.8 + gain + 0.01 * np.sin(7 * seed) + 0.003 * np.sin(place + seed),
+                    trials=int(90 / multiple),
+                    multiple=multiple,
+                    search=kind != "reference",
+                    drawn=drawn and dimension in (1, 3, 12),
+                )
+                for seed in range(seeds)
+            ]
+            methods.append(
+                MethodResult(
+                    label=label,
+                    title=title,
+                    kind=kind,
+                    seeds=results,
+                    cost_multiple=multiple,
+                    cell=label.encode().hex()[:10],
+                )
+            )
+        title = f"{dimension:,} hyperparameters"
+        label = f"d{dimension}"
+        studies.append(
+            StudyResult(label=label, title=title, methods=methods, dimension=dimension)
+        )
+    return make_comparison(drawn=False).model_copy(
+        update={"title": "Where each search wins", "studies": studies}
     )

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 import hypergrad as hg
-from experiments import engine, refusals, seed_run
+from experiments import engine, journal, refusals
 from experiments.cells import load
 from experiments.choices import hashable, rebuilt, told
 from experiments.faults import ConfigError
@@ -259,12 +259,12 @@ def test_interrupted_and_resumed_equals_undisturbed(write, tmp_path, monkeypatch
     (cell,) = load(write(), [*settings, "budget.trainings=45"]).cells
     programs = Programs()
     calm = run_cell(cell, tmp_path / "calm", programs=programs).result(None)
-    monkeypatch.setattr(seed_run, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(journal, "SAVE_EVERY", 0.0)
 
     def kill_at(count):
         def report(label, done, total):
             if done == count:
-                monkeypatch.setattr(seed_run, "SAVE_EVERY", 1e9)
+                monkeypatch.setattr(journal, "SAVE_EVERY", 1e9)
             if done == count + 3:
                 raise Killed
 
@@ -276,7 +276,7 @@ def test_interrupted_and_resumed_equals_undisturbed(write, tmp_path, monkeypatch
             run_cell(
                 cell, tmp_path / "killed", report=kill_at(count), **arguments
             ).result(None)
-        monkeypatch.setattr(seed_run, "SAVE_EVERY", 0.0)
+        monkeypatch.setattr(journal, "SAVE_EVERY", 0.0)
     again = run_cell(cell, tmp_path / "killed", **arguments).result(None)
     for name in ("values", "cost", "objective", "test", "hparams", "choices"):
         assert getattr(again, name) == getattr(calm, name), name

@@ -43,7 +43,7 @@ def engine(monkeypatch, comparison):
     fake = types.ModuleType("experiments.engine")
     fake.calls = []
 
-    def run_experiment(experiment, root, resume, progress):
+    def run_experiment(experiment, root, resume, progress, executor, origin):
         fake.calls.append((experiment, root, resume))
         for cell in experiment.cells:
             for seed in experiment.config.seeds:

@@ -1,15 +1,20 @@
 """The page: self-contained, whole, and honest in its first line."""
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import matplotlib.image
 import pytest
+from rich.console import Console
 
 from experiments import plots
+from experiments.drawing import as_svg, looks
 from experiments.report import columns, rows, write_report
-from experiments.results import Comparison
+from experiments.results import Comparison, Failure
+from experiments.tables import overall_table, paired_table, speed_table
+from experiments.terminal import summary
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -54,7 +59,8 @@ def test_the_page_needs_nothing_but_itself(written):
     for url in page.urls:
         svg = base64.b64decode(url.partition(",")[2])
         assert b"<svg" in svg
-        assert not re.search(rb'href="http|<script|<image', svg)
+        assert not re.search(rb"<script", svg)
+        assert not re.search(rb'href="(?!#|data:)', svg)  # rasters are within
 
 
 def test_it_says_what_it_must(written):
@@ -88,9 +94,10 @@ def test_the_table_holds_each_method(comparison):
 
 def test_the_pngs_beside_it_can_be_read(written):
     names = {path.name for path in written.glob("*.png")}
-    figures = ("summary", "schedules", "distributions", "trajectories")
+    figures = {"optimization_history", "schedules", "distributions", "trajectories"}
     assert names == {f"a-{figure}.png" for figure in figures}
-    assert matplotlib.image.imread(written / "a-summary.png").shape[1] > 1500
+    drawn = matplotlib.image.imread(written / "a-optimization_history.png")
+    assert drawn.shape[1] > 1500
 
 
 def test_the_numbers_beside_it_are_the_page(written, comparison):
@@ -102,17 +109,30 @@ def test_the_numbers_beside_it_are_the_page(written, comparison):
 def test_the_same_numbers_make_the_same_figure(comparison):
     page = comparison(drawn=False)
     once, again = (
-        plots.as_svg(plots.figures(page.studies[0], page)["summary"]) for _ in range(2)
+        as_svg(plots.figures(page.studies[0], page)["optimization_history"])
+        for _ in range(2)
     )
     assert once == again
 
 
 def test_gradients_are_warm_and_no_two_searches_share_a_colour(comparison):
-    study = comparison().studies[0]
-    hues = plots.colors(study)
-    searched = [hues[m.label] for m in study.methods if m.kind != "reference"]
-    assert len(set(searched)) == len(searched)
-    assert hues["gradient"] == "#D55E00"
+    page = comparison()
+    found = looks(page)
+    labels = [m.label for m in page.studies[0].methods if m.kind != "reference"]
+    assert len({found[label].color for label in labels}) == len(labels)
+    assert found["gradient"].color == "#D55E00"
+    assert found["defaults"].color == found["both"].color
+
+
+def test_twenty_searches_are_told_apart_and_keep_their_look(comparison):
+    page = comparison(drawn=False)
+    study = page.studies[0]
+    many = [study.methods[1].model_copy(update={"label": f"b{i}"}) for i in range(20)]
+    studies = [study, study.model_copy(update={"methods": many})]
+    found = looks(page.model_copy(update={"studies": studies}))
+    told = {found[f"b{i}"][2:4] for i in range(20)}
+    assert len(told) == 20
+    assert looks(page)["bayes"] == found["bayes"]
 
 
 def test_one_seed_that_diverged_throughout_still_has_a_page(tmp_path, comparison):
@@ -137,4 +157,92 @@ def test_a_reference_alone_has_a_page(tmp_path, comparison):
     study = page.studies[0]
     only = study.model_copy(update={"methods": study.methods[-1:]})
     write_report(tmp_path, page.model_copy(update={"studies": [only]}))
-    assert [path.name for path in tmp_path.glob("*.png")] == ["a-summary.png"]
+    names = [path.name for path in tmp_path.glob("*.png")]
+    assert names == ["a-optimization_history.png"]
+
+
+def without(study, label, keep=()):
+    """The study in which a method has lost all seeds but some."""
+    methods = list(study.methods)
+    for i, method in enumerate(methods):
+        if method.label == label or label == "all":
+            lost = [s.seed for s in method.seeds if s.seed not in keep]
+            seeds = [s for s in method.seeds if s.seed in keep]
+            failures = [Failure(seed=s, message="Boom: <x>") for s in lost]
+            update = {"seeds": seeds, "failures": failures}
+            methods[i] = method.model_copy(update=update)
+    return study.model_copy(update={"methods": methods})
+
+
+def read(path):
+    return " ".join(" ".join(Page(path.read_text()).text).split())
+
+
+def test_a_method_that_finished_no_seed_is_listed_and_breaks_nothing(tmp_path, scaling):
+    some, whole = scaling((3, 12), drawn=False).studies
+    for label in ("gradient", "bayes", "defaults"):
+        some = without(some, label)
+    studies = [some, without(whole, "all")]
+    page = scaling((), drawn=False).model_copy(update={"studies": studies})
+    text = read(write_report(tmp_path, page))
+    lost = 3 + len(whole.methods)
+    assert text.count("Boom: <x>") == 5 * lost
+    assert text.count("no seed finished") == lost
+    assert "No seed of any method has finished." in text
+    console = Console(width=300, file=io.StringIO())
+    console.print(summary(page))
+    assert "Hybrid is best on test" in console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, scaling):
+    """A page of two studies, in the second of which one seed has failed."""
+    page = scaling((1, 100), drawn=False)
+    studies = [page.studies[0], without(page.studies[1], "bayes", keep=(0, 2, 3, 4))]
+    page = page.model_copy(update={"studies": studies})
+    return page, write_report(tmp_path_factory.mktemp("several"), page)
+
+
+def test_one_seed_that_failed_is_listed_and_the_others_count(several):
+    page, path = several
+    assert "Bayesian, seed 1. Boom: <x>" in read(path)
+    table = speed_table(page.studies[1])
+    row = dict(zip(table.labels, table.rows, strict=True))["bayes"]
+    assert row[1].endswith("4 of 5")
+    paired = paired_table(page.studies[1], page)
+    row = dict(zip(paired.labels, paired.rows, strict=True))["bayes"]
+    assert row[-1] == "0.125 of 4"
+
+
+def test_several_studies_have_an_overall_section(several):
+    page, path = several
+    html = path.read_text()
+    assert html.index("All studies together") < html.index("<h2>1 hyperparameters")
+    names = {png.name for png in path.parent.glob("all-*.png")}
+    assert names == {"all-dimensions.png", "all-performance_profile.png"}
+    table = overall_table(page)
+    assert table.rows[0][0] in ("Gradient", "Hybrid")
+    assert {row[-1] for row in table.rows} == {"2"}
+
+
+def test_a_page_of_one_study_has_none(written):
+    assert "All studies together" not in (written / "report.html").read_text()
+    assert not list(written.glob("all-*"))
+
+
+def test_the_interval_is_called_what_it_is(written, several):
+    few, many = read(written / "report.html"), read(several[1])
+    assert "± is Student’s 95% interval" in few
+    assert "BCa bootstrap" not in few
+    assert "paired tests" not in few
+    assert "95% BCa bootstrap interval" in many
+    assert "Interquartile means and paired tests" in many
+    assert "Student’s 95% interval over seeds" not in many.split("100 hyperp")[1]
+
+
+def test_what_is_for_a_second_look_is_folded(written):
+    html = (written / "report.html").read_text()
+    folded = html.index("More figures: edf, slice, rank")
+    title = "(a) Twelve &lt;hyperparameters&gt;"
+    assert html.index(f'alt="{title}: edf') > folded
+    assert html.index(f'alt="{title}: trajectories') < folded

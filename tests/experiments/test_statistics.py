@@ -1,25 +1,38 @@
-"""Intervals against scipy and by hand, curves over seeds, and who is said to win."""
+"""Seeds as numbers: who is paired with whom, who diverged, and who is said to win."""
 
 import math
 
 import numpy as np
 import pytest
-import scipy.stats
 
-from experiments.results import Comparison, MethodResult, SeedResult, StudyResult
-from experiments.statistics import (
-    band,
-    best_so_far,
-    difference,
-    over_seeds,
-    t_interval,
+from experiments.results import (
+    Comparison,
+    Failure,
+    MethodResult,
+    SeedResult,
+    StudyResult,
 )
-from experiments.verdict import number, verdicts, with_interval
+from experiments.statistics import (
+    against_all,
+    best_so_far,
+    complete,
+    difference,
+    incumbent,
+    over_seeds,
+    preferred,
+    untuned,
+)
+from experiments.verdict import (
+    number,
+    signed_interval,
+    verdicts,
+    with_interval,
+)
 
 
-def method(kind, tests, title=None):
+def method(kind, tests, title=None, validation=None):
     seeds = [
-        SeedResult(seed=index, validation=[0.9], test=test)
+        SeedResult(seed=index, validation=[validation or 0.9], test=test)
         for index, test in enumerate(tests)
     ]
     title = title or kind
@@ -37,30 +50,10 @@ def page(*methods, higher=True):
     )
 
 
-def test_the_interval_is_students():
-    samples = np.random.default_rng(0).normal(size=7)
-    error = scipy.stats.sem(samples)
-    low, high = scipy.stats.t.interval(0.95, 6, loc=samples.mean(), scale=error)
-    found = t_interval(samples.tolist())
-    assert found == pytest.approx((samples.mean(), low, high, 7), rel=1e-12)
-
-
-def test_it_covers_the_mean_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    found = [t_interval(rng.normal(size=3)) for _ in range(2000)]
-    share = np.mean([interval.low <= 0.0 <= interval.high for interval in found])
-    assert share == pytest.approx(0.95, abs=0.02)
-
-
 def test_retrainings_of_a_seed_are_one_sample():
     result = method("gradient", [[1.0, 3.0], [4.0, 4.0, 4.0]])
     interval = over_seeds(result, "test")
     assert (interval.mean, interval.n) == (3.0, 2)
-
-
-def test_one_seed_has_no_interval():
-    assert math.isnan(t_interval([0.5]).half)
-    assert with_interval(t_interval([0.5])) == "0.500"
 
 
 def test_a_difference_is_paired_by_seed():
@@ -71,30 +64,88 @@ def test_a_difference_is_paired_by_seed():
     assert gap.half < 1e-9  # the spread over seeds is common to both
 
 
+def test_seeds_that_one_method_lacks_are_left_out_of_the_pairs():
+    a = method("gradient", [[1.0], [2.0], [3.0]])
+    b = method("baseline", [[0.5], [0.5], [9.0]])
+    b = b.model_copy(update={"seeds": [b.seeds[2], b.seeds[0]]})
+    gap = difference(a, b)
+    assert (gap.mean, gap.n) == (pytest.approx((0.5 - 6.0) / 2), 2)
+    nothing = difference(a, b.model_copy(update={"seeds": []}))
+    assert nothing.n == 0
+    assert math.isnan(nothing.mean)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_diverged_seed_leaves_no_mean(bad):
+    a = method("gradient", [[1.0, bad], [2.0], [3.5]])
+    assert math.isnan(over_seeds(a, "test").mean)
+    gap = difference(a, method("baseline", [[bad], [1.0], [2.0]]))
+    assert math.isnan(gap.mean)
+    assert not gap.known
+    (against,) = against_all(page(a, method("baseline", [[1.0]] * 3)).studies[0], a)
+    assert math.isnan(against.test.p)
+    assert math.isnan(against.holm)
+
+
+@pytest.mark.parametrize(
+    ("labels", "chosen"),
+    [
+        (("train_and_valid", "defaults"), "defaults"),
+        (("augmented", "untuned"), "untuned"),
+        (("augmented", "means"), "augmented"),
+    ],
+)
+def test_the_untuned_model_is_called_so_or_is_the_first_reference(labels, chosen):
+    rows = [method("reference", [[0.5]], label) for label in labels]
+    study = page(method("gradient", [[0.6]]), *rows).studies[0]
+    assert untuned(study).label == chosen
+    assert untuned(page(method("gradient", [[0.6]])).studies[0]) is None
+
+
+def test_the_tested_search_is_chosen_without_test_data():
+    lucky = method("baseline", [[0.99]] * 5, "lucky", validation=0.8)
+    sound = method("gradient", [[0.9]] * 5, "sound", validation=0.85)
+    reference = method("reference", [[0.9]] * 5, "both", validation=0.99)
+    study = page(lucky, sound, reference).studies[0]
+    assert preferred(study, higher=True).label == "sound"
+    assert preferred(study, higher=False).label == "lucky"
+    empty = lucky.model_copy(update={"seeds": []})
+    assert preferred(page(empty).studies[0], higher=True) is None
+
+
+def test_several_tests_against_one_are_corrected():
+    """Against both 2 / 2^6, the least; Holm doubles the first, and both are it."""
+    one = method("gradient", [[1.0 + x] for x in range(6)], "one")
+    others = [
+        method("baseline", [[0.5 * i + 0.1 * x] for i in range(6)], f"{x}")
+        for x in range(2)
+    ]
+    found = against_all(page(one, *others).studies[0], one)
+    assert [f.test.p for f in found] == [2 / 64, 2 / 64]
+    assert [f.holm for f in found] == [4 / 64, 4 / 64]
+
+
 def test_best_so_far_ignores_what_diverged():
     values = [math.nan, 3.0, math.inf, 5.0, 2.0, -math.inf]
     expected = [math.nan, 3.0, 3.0, 3.0, 2.0, 2.0]
     np.testing.assert_array_equal(best_so_far(values), expected)
 
 
-def test_a_band_is_a_step_function_over_all_seeds():
-    one = SeedResult(seed=0, values=[4.0, 2.0], cost=[1.0, 3.0], validation=[], test=[])
-    two = SeedResult(
-        seed=1, values=[math.inf, 1.0], cost=[1.0, 2.0], validation=[], test=[]
+def test_a_training_that_stopped_early_is_no_best():
+    seed = SeedResult(
+        seed=0,
+        values=[0.1, 3.0, 0.2, 2.0],
+        steps=[10, 40, 20, 40],
+        cost=[0.25, 1.0, 1.5, 2.5],
+        validation=[],
+        test=[],
     )
-    curve = band([one, two], "cost")
-    np.testing.assert_array_equal(curve.x, [2.0, 3.0])
-    np.testing.assert_array_equal(curve.mean, [2.5, 1.5])
-    longer = two.model_copy(update={"values": [8.0, 1.0, 0.5], "cost": [1.0, 2.0, 4.0]})
-    curve = band([one, longer], "cost")
-    np.testing.assert_array_equal(curve.x, [1.0, 2.0, 3.0, 4.0])
-    np.testing.assert_array_equal(curve.low, [4.0, 1.0, 1.0, 0.5])
-    np.testing.assert_array_equal(curve.high, [8.0, 4.0, 2.0, 2.0])
-
-
-def test_a_band_of_nothing_is_empty():
-    diverged = SeedResult(seed=0, values=[math.nan], cost=[1.0], validation=[], test=[])
-    assert len(band([diverged], "cost").x) == 0
+    np.testing.assert_array_equal(complete(seed), [math.nan, 3.0, math.nan, 2.0])
+    np.testing.assert_array_equal(incumbent(seed), [math.nan, 3.0, 3.0, 2.0])
+    diverged = seed.model_copy(update={"values": [0.1, math.nan, 0.2, -math.inf]})
+    expected = [math.nan, math.inf, math.nan, math.inf]
+    np.testing.assert_array_equal(complete(diverged), expected)
+    assert np.isnan(incumbent(diverged)).all()
 
 
 @pytest.mark.parametrize("kind", ["gradient", "baseline", "reference"])
@@ -120,6 +171,20 @@ def test_a_diverged_winner_is_none():
     assert verdicts(page(*rows))[0].winner == "baseline"
 
 
+def test_a_method_without_seeds_is_named_and_wins_nothing():
+    lost = MethodResult(
+        label="g",
+        title="g",
+        kind="gradient",
+        seeds=[],
+        failures=[Failure(seed=0, message="RuntimeError: no")],
+    )
+    (verdict,) = verdicts(page(lost, method("baseline", [[0.2], [0.3]])))
+    assert verdict.winner == "baseline"
+    assert verdict.text.endswith("The best gradient search, g, finished no seed.")
+    assert verdicts(page(lost))[0].text == "No seed of any method has finished."
+
+
 def test_it_says_whether_the_seeds_can_tell():
     clear = method("gradient", [[0.9], [0.91], [0.92]])
     unclear = method("gradient", [[0.9], [0.60], [0.92]])
@@ -127,6 +192,27 @@ def test_it_says_whether_the_seeds_can_tell():
     assert "which separates them" in verdicts(page(clear, rival))[0].text
     text = verdicts(page(unclear, method("baseline", [[0.8], [0.7], [0.75]])))[0].text
     assert "too wide to separate them" in text
+
+
+def test_the_paired_difference_decides_and_not_the_overlap_of_intervals():
+    spread = [0.1, 0.5, 0.9, 0.3, 0.7]
+    one = method("gradient", [[x + 0.02 + 0.001 * i] for i, x in enumerate(spread)])
+    two = method("baseline", [[x] for x in spread])
+    assert over_seeds(one, "test").low < over_seeds(two, "test").high  # they overlap
+    text = verdicts(page(one, two))[0].text
+    assert "which separates them" in text
+    assert "p = 0.0625, the least that 5 seeds can give" in text
+
+
+def test_a_narrow_bootstrap_alone_does_not_separate():
+    """Gaps 0.05 ±, one of five below 0: BCa excludes 0, p = 4/32."""
+    gaps = [0.05, 0.06, 0.05, 0.06, -0.01]
+    one = method("gradient", [[0.5 + gap] for gap in gaps])
+    two = method("baseline", [[0.5]] * 5)
+    assert difference(one, two).low > 0
+    text = verdicts(page(one, two))[0].text
+    assert "yet exchanging the two on some seeds does as well" in text
+    assert "p = 0.125)" in text
 
 
 def test_studies_that_gradients_lost_come_first():
@@ -141,6 +227,25 @@ def test_studies_that_gradients_lost_come_first():
         }
     )
     assert [verdict.study for verdict in verdicts(two)] == ["lost", "won"]
+
+
+def test_intervals_as_a_table_shows_them():
+    few = over_seeds(method("gradient", [[1.0], [2.0], [3.0]]), "test")
+    assert with_interval(few) == "2.000 ± 2.484"
+    one = over_seeds(method("gradient", [[0.5]]), "test")
+    assert with_interval(one) == "0.500"
+    many = method("gradient", [[x] for x in (150.0, 151.0, 152.0, 153.0, 163.0)])
+    gap = difference(many, method("baseline", [[150.0]] * 5))
+    assert signed_interval(gap) == f"+3.800 [{gap.low:.3f}, {gap.high:.3f}]"
+    wide = over_seeds(many, "test")
+    assert with_interval(wide) == f"153.8 [{wide.low:.1f}, {wide.high:.1f}]"
+    tiny = over_seeds(method("gradient", [[1e-3], [2e-3], [3e-3]]), "test")
+    assert with_interval(tiny) == "0.0020 ± 0.0025"
+    assert signed_interval(difference(one_seed(), one_seed())) == "+0.000"
+
+
+def one_seed():
+    return method("gradient", [[0.5]])
 
 
 @pytest.mark.parametrize(

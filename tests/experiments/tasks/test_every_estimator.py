@@ -52,6 +52,7 @@ OPTIONS = {
     | SMALL,
     "few_shot": {"batch": 2, "num_eval": 2, "shots": 3, "num_steps": 11} | NAMED,
     "forecasting": BATCH | CELL,
+    "function": {},
     "hyper_cleaning": ROWS | {"num_train": 20},
     "images": BATCH | SMALL,
     "linear": ROWS | {"num_train": 30},
