@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from experiments.cells import Experiment, Mode
-    from experiments.workers import Origin
+    from experiments.configs.cells import Experiment, Mode
+    from experiments.executors.workers import Origin
 
 app = typer.Typer(
     add_completion=False,
@@ -108,8 +108,8 @@ def show(
     """Print what a run folder holds."""
     with _polite():
         from experiments import terminal
-        from experiments.files import StoreError
-        from experiments.store import RunFolder
+        from experiments.storage.files import StoreError
+        from experiments.storage.store import RunFolder
 
         found = sorted(path.parent for path in folder.rglob("config.json"))
         if not found:
@@ -170,7 +170,7 @@ def plan(
     """Choose the fastest exact estimator that fits into a memory budget."""
     with _polite():
         from experiments import terminal, trust
-        from experiments.faults import ConfigError, Fault
+        from experiments.configs.faults import ConfigError, Fault
 
         experiment = _load(config, settings, tasks)
         try:
@@ -204,7 +204,7 @@ def _origin(
     mode: "Mode",
     runs: Path,
 ) -> "Origin":
-    from experiments.workers import Origin
+    from experiments.executors.workers import Origin
 
     only = [f"seeds=[{seed}]"] if seed is not None else []
     return Origin(
@@ -228,10 +228,11 @@ def _load(
 
 def _execute(origin: "Origin", executor: str, resume: bool, dry_run: bool) -> list[str]:
     """Run the cells and write the page; returns a line for each failure."""
-    from experiments import executors, terminal
+    from experiments import terminal
+    from experiments.executors import kinds
 
-    where, runs = executors.executor(executor), Path(origin.runs)
-    if where != executors.InProcess():  # A leader that takes no memory from workers.
+    where, runs = kinds.executor(executor), Path(origin.runs)
+    if where != kinds.InProcess():  # A leader that takes no memory from workers.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     experiment = origin.load()
     screen = terminal.console()
@@ -239,9 +240,9 @@ def _execute(origin: "Origin", executor: str, resume: bool, dry_run: bool) -> li
         screen.print(terminal.cells(experiment))
         return []
     from experiments import engine, trust
-    from experiments.files import make_folder
     from experiments.progress import progress
-    from experiments.report import write_report
+    from experiments.report.page import write_report
+    from experiments.storage.files import make_folder
 
     folder = runs / experiment.config.name / origin.mode
     make_folder(folder)  # Before hours of work, not after.
@@ -265,8 +266,8 @@ def _execute(origin: "Origin", executor: str, resume: bool, dry_run: bool) -> li
 @contextlib.contextmanager
 def _polite() -> Iterator[None]:
     """Expected errors as one message; everything else keeps its traceback."""
-    from experiments.faults import ConfigError
-    from experiments.files import StoreError
+    from experiments.configs.faults import ConfigError
+    from experiments.storage.files import StoreError
 
     try:
         yield
@@ -274,7 +275,7 @@ def _polite() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        from experiments.store import command_line
+        from experiments.storage.store import command_line
 
         command = command_line().removesuffix(" --resume")
         typer.echo(f"\nStopped. Go on with: {command} --resume", err=True)

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import jax
 
-from experiments.cells import Cell, Experiment
-from experiments.executors import Executor, InProcess, Setting, Work
-from experiments.faults import ConfigError, Fault
-from experiments.files import StoreError
-from experiments.gather import gather, stored
-from experiments.jobs import Board, Job, Outcome, jobs_of
-from experiments.programs import Programs
+from experiments.configs.cells import Cell, Experiment
+from experiments.configs.faults import ConfigError, Fault
+from experiments.configs.refusals import refusal
+from experiments.executors.kinds import Executor, InProcess, Setting, Work
+from experiments.executors.workers import Origin
 from experiments.progress import Report
-from experiments.refusals import refusal
 from experiments.results import Comparison, SeedResult
-from experiments.seed_run import SeedRun
-from experiments.store import RunFolder, free_run, leading, open_run, run_path
+from experiments.runs.gather import gather, stored
+from experiments.runs.jobs import Board, Job, Outcome, jobs_of
+from experiments.runs.programs import Programs
+from experiments.runs.seed_run import SeedRun
+from experiments.storage.files import StoreError
+from experiments.storage.store import RunFolder, free_run, leading, open_run, run_path
 from experiments.terminal import brief
-from experiments.workers import Origin
 
 
 def run_experiment(

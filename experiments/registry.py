@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from experiments.faults import ConfigError, Fault
+from experiments.configs.faults import ConfigError, Fault
 
 if TYPE_CHECKING:
     from jax import Array

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from experiments.files import StoreError
+from experiments.storage.files import StoreError
 
 Kind = Literal["gradient", "baseline", "reference"]
 

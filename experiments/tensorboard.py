@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.documents import flatten
-from experiments.faults import ConfigError, Fault
-from experiments.files import StoreError, make_folder, write_bytes
-from experiments.statistics import best_so_far
-from experiments.store import RunFolder, is_led
+from experiments.configs.documents import flatten
+from experiments.configs.faults import ConfigError, Fault
+from experiments.statistics.methods import best_so_far
+from experiments.storage.files import StoreError, make_folder, write_bytes
+from experiments.storage.store import RunFolder, is_led
 
 EVERY = 5.0  # seconds between two looks at logs that grow
 FILE = "events.out.tfevents.0.hypergrad"

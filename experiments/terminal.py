@@ -9,15 +9,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.build import table_of
-from experiments.cells import Cell, Experiment
-from experiments.documents import flatten
-from experiments.learned import Learned, learned
-from experiments.report import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
+from experiments.configs.build import table_of
+from experiments.configs.cells import Cell, Experiment
+from experiments.configs.documents import flatten
+from experiments.report.learned import Learned, learned
+from experiments.report.page import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
+from experiments.report.verdict import number, verdicts
 from experiments.results import Comparison, EstimatorRow
-from experiments.statistics import best_so_far
-from experiments.store import RunFolder
-from experiments.verdict import number, verdicts
+from experiments.statistics.methods import best_so_far
+from experiments.storage.store import RunFolder
 
 SHORT = 6  # columns of what was learned that a line of a terminal holds
 
@@ -142,7 +142,7 @@ def run(folder: RunFolder) -> RenderableType:
 def brief(value: object) -> str:
     """The value as it would be typed: fields at their defaults are left out.
 
-    >>> from experiments.config import Budget
+    >>> from experiments.configs.config import Budget
     >>> brief(Budget(trainings=7))
     'Budget(trainings=7)'
     """

@@ -15,12 +15,12 @@ from typing import Any
 import jax
 
 import hypergrad as hg
-from experiments.cells import Cell, Experiment
-from experiments.files import StoreError, make_folder, read_json, write_json
+from experiments.configs.cells import Cell, Experiment
+from experiments.configs.refusals import refusal
 from experiments.progress import Report
-from experiments.refusals import refusal
 from experiments.results import EstimatorRow, Trust
-from experiments.store import measured_once
+from experiments.storage.files import StoreError, make_folder, read_json, write_json
+from experiments.storage.store import measured_once
 from experiments.terminal import brief
 from hypergrad import tree
 from hypergrad.agreement import agreement

@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 
 import hypergrad as hg
-from experiments.store import RunFolder
+from experiments.storage.store import RunFolder
 from hypergrad.runner import EXECUTIONS
 from hypergrad.sharding import Shard, device_mesh, shard_rows
 from hypergrad.sparse import SparseMatrix

@@ -10,8 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from experiments.configs.faults import ConfigError, Fault
 from experiments.data.published import SHA256, URLS
-from experiments.faults import ConfigError, Fault
 
 VARIABLE = "HYPERGRAD_DATA"
 SUMS = "SHA256SUMS"

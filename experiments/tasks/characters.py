@@ -11,9 +11,9 @@ from pydantic import Field
 
 from experiments.data.sources import PhraseSet, TextSet, load
 from experiments.data.text import Vocabulary, next_symbol
-from experiments.networks import AnyNetwork, Recurrent
 from experiments.registry import register
-from experiments.supervised import Count, Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Recurrent
+from experiments.supervised.task import Count, Source, Supervised
 
 STRETCHES = (0.8, 0.1, 0.1)
 """Of the text, for training, validation and test."""

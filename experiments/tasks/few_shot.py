@@ -23,9 +23,9 @@ import optax
 from pydantic import Field, model_validator
 
 import hypergrad as hg
-from experiments.episodes import Episodes, NewClasses, Sinusoids
-from experiments.networks import AnyNetwork, Perceptron, Shapes
 from experiments.registry import Task, register, remembered
+from experiments.supervised.episodes import Episodes, NewClasses, Sinusoids
+from experiments.supervised.networks import AnyNetwork, Perceptron, Shapes
 from hypergrad.models import Model, stateless
 from hypergrad.tree import ravel
 from hypergrad.typing import PyTree

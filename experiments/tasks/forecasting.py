@@ -13,9 +13,9 @@ from pydantic import Field
 
 from experiments.data.series import forecast, stretches
 from experiments.data.sources import load
-from experiments.networks import AnyNetwork, Recurrent
 from experiments.registry import register
-from experiments.supervised import Count, Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Recurrent
+from experiments.supervised.task import Count, Source, Supervised
 
 PERIODS = {"seasons": 24, "co2": 52, "sunspots": 11, "airline": 12, "etth1": 24}
 """Steps of a season: a day of hours, a year of weeks, a solar cycle of years, ..."""

@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 
 import hypergrad as hg
 from experiments.data.sources import ImageSet
-from experiments.networks import AnyNetwork, Perceptron
 from experiments.registry import register
-from experiments.supervised import Count, Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Perceptron
+from experiments.supervised.task import Count, Source, Supervised
 from experiments.tasks.images import image_source
 from hypergrad.projections import CappedSimplex
 

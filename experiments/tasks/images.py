@@ -13,7 +13,7 @@ from pydantic import Field
 
 from experiments.data.sources import ImageSet, load
 from experiments.registry import register
-from experiments.supervised import Source, Splits, Supervised
+from experiments.supervised.task import Source, Splits, Supervised
 
 MOVES = 1  # apart from the seed's other draws
 

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from experiments.data.sources import load
 from experiments.data.text import words
-from experiments.networks import AnyNetwork, Recurrent
 from experiments.registry import register
-from experiments.supervised import Count, Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Recurrent
+from experiments.supervised.task import Count, Source, Supervised
 
 RARE = "<rare>"
 

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from experiments.data.sources import load
 from experiments.data.speech import log_mel
-from experiments.networks import AnyNetwork, Convolutional
 from experiments.registry import register
-from experiments.supervised import Count, Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Convolutional
+from experiments.supervised.task import Count, Source, Supervised
 
 Seconds = Annotated[float, Field(gt=0, le=1)]
 

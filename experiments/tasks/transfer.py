@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field
 
 import hypergrad as hg
-from experiments.networks import AnyNetwork, Convolutional
-from experiments.recipe import Pretrained
 from experiments.registry import register, remembered
-from experiments.supervised import Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Convolutional
+from experiments.supervised.recipe import Pretrained
+from experiments.supervised.task import Source, Supervised
 from experiments.tasks.images import image_source
 
 First = Literal["digits", "mnist"]

@@ -8,14 +8,16 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 import hypergrad as hg
-from experiments import engine, journal, refusals
-from experiments.cells import load
-from experiments.choices import hashable, rebuilt, told
-from experiments.faults import ConfigError
-from experiments.programs import Programs
-from experiments.refusals import refusal
+from experiments import engine
+from experiments.configs import refusals
+from experiments.configs.cells import load
+from experiments.configs.choices import hashable, rebuilt, told
+from experiments.configs.faults import ConfigError
+from experiments.configs.refusals import refusal
 from experiments.registry import Task, register
-from experiments.seed_run import SeedRun
+from experiments.runs.programs import Programs
+from experiments.runs.seed_run import SeedRun
+from experiments.storage import journal
 
 PLACES = {"a": 0.1, "b": 0.5, "c": 0.8}
 

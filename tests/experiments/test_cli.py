@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import experiments
 from experiments.cli import app
-from experiments.store import open_run
+from experiments.storage.store import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """

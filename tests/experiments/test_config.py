@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from experiments.build import Faults, build, table_of
-from experiments.cells import load
-from experiments.documents import flatten, merge, nest, override, read
-from experiments.faults import ConfigError
+from experiments.configs.build import Faults, build, table_of
+from experiments.configs.cells import load
+from experiments.configs.documents import flatten, merge, nest, override, read
+from experiments.configs.faults import ConfigError
 from experiments.registry import load_tasks
 from hypergrad.estimators import Reverse, Value
 from hypergrad.searchers import GradientSearch, GridSearch, Outer

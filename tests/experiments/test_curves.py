@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.curves import band, speed, target, time_to_target
 from experiments.results import Failure, MethodResult, SeedResult, StudyResult
+from experiments.statistics.curves import band, speed, target, time_to_target
 
 
 def run(values, *, seed=0, cost=None, **more):

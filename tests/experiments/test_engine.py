@@ -14,14 +14,14 @@ import pytest
 
 import hypergrad as hg
 from experiments import engine
-from experiments.cells import load
-from experiments.faults import ConfigError
-from experiments.files import StoreError
-from experiments.programs import Programs
+from experiments.configs.cells import load
+from experiments.configs.faults import ConfigError
 from experiments.registry import load_tasks
 from experiments.results import SeedResult
-from experiments.seed_run import SeedRun
-from experiments.store import run_path
+from experiments.runs.programs import Programs
+from experiments.runs.seed_run import SeedRun
+from experiments.storage.files import StoreError
+from experiments.storage.store import run_path
 from experiments.tasks.digits import Digits, _images
 
 ROOT = Path(__file__).resolve().parents[2]

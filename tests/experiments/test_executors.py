@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from experiments import engine, journal, report
+from experiments import engine
 from experiments.cli import app
-from experiments.executors import InProcess, Processes, RayExecutor, executor
-from experiments.faults import ConfigError
-from experiments.files import StoreError
-from experiments.jobs import Board, Outcome, jobs_of
-from experiments.store import RunFolder, is_led, leading, run_path
-from experiments.workers import Origin
+from experiments.configs.faults import ConfigError
+from experiments.executors.kinds import InProcess, Processes, RayExecutor, executor
+from experiments.executors.workers import Origin
+from experiments.report import page
+from experiments.runs.jobs import Board, Outcome, jobs_of
+from experiments.storage import journal
+from experiments.storage.files import StoreError
+from experiments.storage.store import RunFolder, is_led, leading, run_path
 from hypergrad import checkpoints
 
 CONFIG = """
@@ -64,7 +66,7 @@ def valley():
 def origin(tmp_path, valley, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "try.toml").write_text(CONFIG)
-    monkeypatch.setattr(report, "write_report", lambda folder, _: folder / "page")
+    monkeypatch.setattr(page, "write_report", lambda folder, _: folder / "page")
     return Origin(
         config="try.toml", tasks=(str(valley),), mode="compare", folder=str(tmp_path)
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.intervals import (
+from experiments.statistics.intervals import (
     COVERAGE,
     interquartile_mean,
     mean_interval,

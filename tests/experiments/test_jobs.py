@@ -2,9 +2,9 @@
 
 import os
 
-from experiments.crew import DEATHS, Crew, Died, Hand
-from experiments.jobs import Board, Job, Outcome
-from experiments.processes import share
+from experiments.executors.crew import DEATHS, Crew, Died, Hand
+from experiments.executors.processes import share
+from experiments.runs.jobs import Board, Job, Outcome
 
 
 def jobs(*edges):

@@ -41,8 +41,8 @@ LEADER = """
 import os, sys
 from pathlib import Path
 from experiments import engine
-from experiments.executors import executor
-from experiments.workers import Origin
+from experiments.executors.kinds import executor
+from experiments.executors.workers import Origin
 
 _, tasks, runs, where = sys.argv
 origin = Origin(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.learned import MAX_ROWS, learned
-from experiments.report import columns, rows, write_report
+from experiments.report.learned import MAX_ROWS, learned
+from experiments.report.page import columns, rows, write_report
 from experiments.results import MethodResult, SeedResult, StudyResult
 
 

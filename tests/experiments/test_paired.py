@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.paired import holm, paired_permutation_test
+from experiments.statistics.paired import holm, paired_permutation_test
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8])

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import hypergrad as hg
-from experiments import engine, journal
-from experiments.cells import load
-from experiments.programs import Programs
+from experiments import engine
+from experiments.configs.cells import load
 from experiments.registry import Task, register
-from experiments.searched import Searched
-from experiments.seed_run import SeedRun
-from experiments.store import run_path
+from experiments.runs.programs import Programs
+from experiments.runs.searched import Searched
+from experiments.runs.seed_run import SeedRun
+from experiments.storage import journal
+from experiments.storage.store import run_path
 from hypergrad.api import estimate
 from hypergrad.estimators import Value
 

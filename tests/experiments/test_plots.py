@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments import comparison_plots, history_plots, plots, trial_plots
-from experiments.drawing import looks
+from experiments.figures import comparison_plots, history_plots, plots, trial_plots
+from experiments.figures.drawing import looks
 from experiments.results import MethodResult, SeedResult, StudyResult
 
 FIGURES = {

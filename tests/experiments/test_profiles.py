@@ -5,20 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from experiments.profiles import (
-    by_dimension,
-    costs_to_target,
-    normalised,
-    overall,
-    performance_profile,
-    ranks,
-)
 from experiments.results import (
     Comparison,
     Failure,
     MethodResult,
     SeedResult,
     StudyResult,
+)
+from experiments.statistics.profiles import (
+    by_dimension,
+    costs_to_target,
+    normalised,
+    overall,
+    performance_profile,
+    ranks,
 )
 
 INF, NAN = math.inf, math.nan

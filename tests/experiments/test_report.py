@@ -9,11 +9,11 @@ import matplotlib.image
 import pytest
 from rich.console import Console
 
-from experiments import plots
-from experiments.drawing import as_svg, looks
-from experiments.report import columns, rows, write_report
+from experiments.figures import plots
+from experiments.figures.drawing import as_svg, looks
+from experiments.report.page import columns, rows, write_report
+from experiments.report.tables import overall_table, paired_table, speed_table
 from experiments.results import Comparison, Failure
-from experiments.tables import overall_table, paired_table, speed_table
 from experiments.terminal import summary
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -5,6 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from experiments.report.verdict import (
+    number,
+    signed_interval,
+    verdicts,
+    with_interval,
+)
 from experiments.results import (
     Comparison,
     Failure,
@@ -12,7 +18,7 @@ from experiments.results import (
     SeedResult,
     StudyResult,
 )
-from experiments.statistics import (
+from experiments.statistics.methods import (
     against_all,
     best_so_far,
     complete,
@@ -21,12 +27,6 @@ from experiments.statistics import (
     over_seeds,
     preferred,
     untuned,
-)
-from experiments.verdict import (
-    number,
-    signed_interval,
-    verdicts,
-    with_interval,
 )
 
 

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checkpoints
-from experiments.cells import load
-from experiments.files import (
+from experiments.configs.cells import load
+from experiments.registry import load_tasks
+from experiments.results import read_result
+from experiments.storage import checkpoints
+from experiments.storage.files import (
     StoreError,
     append_jsonl,
     make_folder,
@@ -23,9 +25,7 @@ from experiments.files import (
     write_bytes,
     write_json,
 )
-from experiments.registry import load_tasks
-from experiments.results import read_result
-from experiments.store import measured_once, open_run, run_path
+from experiments.storage.store import measured_once, open_run, run_path
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 import hypergrad as hg
-from experiments import vocabulary
-from experiments.networks import AnyNetwork, Perceptron
-from experiments.supervised import Source, Supervised
+from experiments.supervised.networks import AnyNetwork, Perceptron
+from experiments.supervised.task import Source, Supervised, vocabulary
 
 
 class Digits(Supervised):

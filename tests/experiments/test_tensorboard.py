@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments import tensorboard
-from experiments.cells import load
 from experiments.cli import app
+from experiments.configs.cells import load
 from experiments.registry import load_tasks
-from experiments.store import leading, open_run
+from experiments.storage.store import leading, open_run
 
 event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
 

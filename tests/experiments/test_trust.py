@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import hypergrad as hg
-from experiments import build, cells, registry, trust
+from experiments import registry, trust
 from experiments.cli import app
-from experiments.faults import ConfigError
-from experiments.report import write_report
+from experiments.configs import build, cells
+from experiments.configs.faults import ConfigError
+from experiments.report.page import write_report
 from experiments.results import EstimatorRow, Trust
 
 CONFIG = """

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 
 import hypergrad as hg
-from experiments import journal
 from experiments.registry import Task, register, remembered
+from experiments.storage import journal
 
 if "VALLEY_SAVES_EVERY" in os.environ:  # seconds; for tests that kill
     journal.SAVE_EVERY = float(os.environ["VALLEY_SAVES_EVERY"])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import hypergrad as hg
-from experiments.cells import Cell
-from experiments.config import Budget
-from experiments.refusals import refusal
+from experiments.configs.cells import Cell
+from experiments.configs.config import Budget
+from experiments.configs.refusals import refusal
 from experiments.registry import TASKS, load_tasks
 from hypergrad.estimators.base import Target
 from hypergrad.tree import ravel

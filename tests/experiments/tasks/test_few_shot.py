@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hypergrad as hg
-from experiments.episodes import NewClasses, Sinusoids
+from experiments.supervised.episodes import NewClasses, Sinusoids
 from experiments.tasks.few_shot import FewShot
 from tests.problems import relative
 

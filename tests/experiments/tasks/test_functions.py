@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 import hypergrad as hg
-from experiments.cells import load
+from experiments.configs.cells import load
 from experiments.registry import load_tasks
 from experiments.tasks.functions import LEAST, Function
 

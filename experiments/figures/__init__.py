@@ -1,0 +1,1 @@
+"""The figures of a page, each a function of plain results."""

@@ -1,0 +1,113 @@
+"""Figures over several studies: where each method wins, and how often it is soon."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+)
+
+from experiments.figures.drawing import FAINT, Looks, legend
+from experiments.results import Comparison
+from experiments.statistics.intervals import Interval
+from experiments.statistics.methods import profiles
+
+LOWEST = -0.6  # of the normalised score that is drawn; what is below is clipped
+MANY = 100.0  # factor beyond which a profile no longer tells searches apart
+
+
+def dimensions(page: Comparison, found: Looks) -> Figure | None:
+    """Normalised score and rank on test against the dimension of λ: a line a search."""
+    dims = sorted({study.dimension for study in page.studies if study.dimension > 0})
+    if len(dims) < 2:
+        return None
+    higher = page.higher_is_better
+    figure = Figure(figsize=(11.0, 4.4))
+    left, right = figure.subplots(1, 2)
+    score = [profiles.normalised(study, higher=higher) for study in page.studies]
+    placed = [profiles.ranks(study, higher=higher) for study in page.studies]
+    _lines(left, profiles.by_dimension(page, score), found, dims)
+    _lines(right, profiles.by_dimension(page, placed), found, dims)
+    left.axhline(0, color=FAINT, lw=1.0, ls="--")
+    left.axhline(1, color=FAINT, lw=1.0, ls="--")
+    low, high = left.get_ylim()
+    left.set_ylim(max(low, LOWEST), min(high, 1.6))
+    left.set_title("Test score: 0 untuned, 1 the best search of the study")
+    right.set_title("Rank on test: 1 is best")
+    last = max((len(table) for table in placed), default=1)
+    right.set_ylim(last + 0.3, 0.7)  # An interval may leave the ranks there are.
+    right.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (left, right):
+        axes.set_xlabel("dimension of λ")
+    legend(figure, right, found)
+    return figure
+
+
+def performance_profile(page: Comparison, found: Looks) -> Figure | None:
+    """Share of problems whose target is reached within τ times the least cost."""
+    if len(page.studies) < 2:
+        return None
+    figure = Figure(figsize=(11.0, 3.6))
+    grid = figure.subplots(1, 2, sharey=True)
+    drawn = [
+        _profile(axes, page, found, axis, f"factor on the least {word} of any search")
+        for axes, axis, word in zip(
+            grid, ("cost", "seconds"), ("cost", "time"), strict=True
+        )
+    ]
+    if not any(drawn):
+        return None
+    grid[0].set_title("Share of problems solved, by cost")
+    grid[1].set_title("Share of problems solved, by time")
+    grid[0].set_ylim(-0.02, 1.04)
+    legend(figure, grid[0], found)
+    return figure
+
+
+def _profile(axes: Axes, page: Comparison, found: Looks, axis: str, label: str) -> bool:
+    costs, labels = profiles.costs_to_target(page, axis)
+    if not np.isfinite(costs).any():
+        return False
+    profile = profiles.performance_profile(costs, labels)
+    end = min(MANY, 1.3 * float(profile.factors[-1]))
+    for name in sorted(labels, key=lambda x: found[x].kind == "gradient"):
+        look = found[name]
+        x, y = np.append(profile.factors, end), profile.shares[name]
+        axes.step(x, np.append(y, y[-1]), where="post", label=look.title, **look.line)
+    axes.set_xscale("log")
+    axes.set_xlim(1, max(end, 1.3))
+    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100) if tick <= max(end, 1.3)]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} ×"))
+    axes.set_xlabel(label)
+    return True
+
+
+def _lines(
+    axes: Axes,
+    table: dict[str, dict[int, Interval]],
+    found: Looks,
+    dims: list[int],
+) -> None:
+    """A search's means with their intervals, a little beside one another."""
+    labels = sorted(table, key=lambda label: found[label].kind == "gradient")
+    width = 0.09 * np.log10(dims[-1] / dims[0]) / len(dims)
+    for place, label in enumerate(labels):
+        look = found[label]
+        points = {d: i for d, i in table[label].items() if np.isfinite(i.mean)}
+        shift = width * (2 * place / max(1, len(labels) - 1) - 1)
+        x = np.array([d * 10**shift for d in points])
+        mean = [interval.mean for interval in points.values()]
+        axes.plot(x, mean, marker=look.marker, ms=5, label=look.title, **look.line)
+        for at, interval in zip(x, points.values(), strict=True):
+            if interval.known:
+                ends = [interval.low, interval.high]
+                axes.plot([at, at], ends, color=look.color, lw=1.0, alpha=0.7)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(dims))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

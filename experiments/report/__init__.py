@@ -1,0 +1,1 @@
+"""The page of an experiment: its first lines, its tables, its HTML."""

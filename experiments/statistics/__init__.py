@@ -1,0 +1,1 @@
+"""What seeds can say: intervals, paired differences, curves, profiles."""

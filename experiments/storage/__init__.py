@@ -1,0 +1,1 @@
+"""Files that are whole or absent, and the run folders made of them."""
