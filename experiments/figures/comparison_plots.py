@@ -12,8 +12,8 @@ from matplotlib.ticker import (
 
 from experiments.figures.drawing import FAINT, Looks, legend
 from experiments.results import Comparison
+from experiments.statistics import profiles
 from experiments.statistics.intervals import Interval
-from experiments.statistics.methods import profiles
 
 LOWEST = -0.6  # of the normalised score that is drawn; what is below is clipped
 MANY = 100.0  # factor beyond which a profile no longer tells searches apart

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 import hypergrad as hg
+from experiments.supervised import vocabulary
 from experiments.supervised.networks import AnyNetwork, Perceptron
-from experiments.supervised.task import Source, Supervised, vocabulary
+from experiments.supervised.task import Source, Supervised
 
 
 class Digits(Supervised):
