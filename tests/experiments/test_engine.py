@@ -25,6 +25,7 @@ from experiments.storage.store import run_path
 from experiments.tasks.digits import Digits, _images
 
 ROOT = Path(__file__).resolve().parents[2]
+VALLEY = Path(__file__).parent / "valley.py"
 CONFIG = """
 name = "try"
 seeds = [0, 1]
@@ -180,7 +181,8 @@ def test_a_diverging_trial_is_recorded_and_the_study_goes_on(config, tmp_path):
 
 
 def test_what_is_measured_once_holds_for_all_that_train_alike(config, tmp_path):
-    settings = ["budget.cost_multiple=measure", "budget.execution=auto"]
+    load_tasks((VALLEY,))
+    settings = ["task=valley", "budget.cost_multiple=measure", "budget.execution=auto"]
     (cell,) = load(config, settings, mode="run").cells
     engine.run_cell(cell, 0, tmp_path)
     path = tmp_path / "try" / "measured.json"
@@ -230,7 +232,9 @@ def numbers(runs):
 
 def test_killed_and_resumed_equals_undisturbed(config, tmp_path, monkeypatch):
     """`kill -9` twice in the middle of a study, then --resume."""
-    settings = ["--seed", "0", "--set", "budget.trainings=1200"]
+    settings = ["--seed", "0", "--set", "budget.trainings=6000"]
+    settings += ["--tasks", str(VALLEY), "--set", "task=valley"]
+    monkeypatch.setenv("VALLEY_SAVES_EVERY", "0.01")
     calm = run_command(config, tmp_path / "calm", *settings)
     _, errors = calm.communicate(timeout=300)
     assert calm.returncode == 0, errors
@@ -247,6 +251,7 @@ def test_killed_and_resumed_equals_undisturbed(config, tmp_path, monkeypatch):
                 break
             time.sleep(0.01)
         process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL  # It was not done already.
     last = run_command(config, runs, "--resume", *settings)
     _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors

@@ -225,6 +225,13 @@ def test_several_studies_have_an_overall_section(several):
     assert {row[-1] for row in table.rows} == {"2"}
 
 
+def test_studies_of_one_dimension_have_one_without_its_figure(scaling, tmp_path):
+    page = write_report(tmp_path, scaling((12, 12), seeds=2, drawn=False))
+    html = page.read_text()
+    assert "All studies together" in html
+    assert "by dimension" not in html
+
+
 def test_a_page_of_one_study_has_none(written):
     assert "All studies together" not in (written / "report.html").read_text()
     assert not list(written.glob("all-*"))
