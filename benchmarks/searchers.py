@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.tasks.functions import LEAST, branin, hartmann6, rosenbrock
 from hypergrad.hyperparameters import Linear
 from hypergrad.searchers import BayesianSearch, GradientSearch, Outer, RandomSearch
 from hypergrad.searchers.base import Searcher
@@ -51,41 +52,9 @@ def warped(z, key):
     return z + bend * z * (1.0 - z)
 
 
-def branin(z, key):
-    """Three equal minima."""
-    z = warped(z, key)
-    x, y = 15 * z[0] - 5, 15 * z[1]
-    parabola = y - 5.1 * x**2 / (4 * jnp.pi**2) + 5 * x / jnp.pi - 6
-    return parabola**2 + 10 * (1 - 1 / (8 * jnp.pi)) * jnp.cos(x) + 10
-
-
-def hartmann(z, key):
-    """Four wells of different depth."""
-    z = warped(z, key)
-    weights = jnp.array([1.0, 1.2, 3.0, 3.2])
-    scales = jnp.array(
-        [
-            [10, 3, 17, 3.5, 1.7, 8],
-            [0.05, 10, 17, 0.1, 8, 14],
-            [3, 3.5, 1.7, 10, 17, 8],
-            [17, 8, 0.05, 10, 0.1, 14],
-        ]
-    )
-    centers = 1e-4 * jnp.array(
-        [
-            [1312, 1696, 5569, 124, 8283, 5886],
-            [2329, 4135, 8307, 3736, 1004, 9991],
-            [2348, 1451, 3522, 2883, 3047, 6650],
-            [4047, 8828, 8732, 5743, 1091, 381],
-        ]
-    )
-    return -jnp.sum(weights * jnp.exp(-jnp.sum(scales * (z[None] - centers) ** 2, 1)))
-
-
-def rosenbrock(z, key):
-    """A curved valley of 20 dimensions over [-2.048, 2.048]."""
-    x = 4.096 * warped(z, key) - 2.048
-    return jnp.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
+def seen_warped(function):
+    """A function of the cube, through a warp of its own for each key."""
+    return lambda z, key: function(warped(z, key))
 
 
 def quadratic(z, key):
@@ -97,9 +66,9 @@ def quadratic(z, key):
 
 
 FUNCTIONS = {
-    "branin": Function(branin, 2, 0.39788736, 60),
-    "hartmann": Function(hartmann, 6, -3.32236801, 120),
-    "rosenbrock": Function(rosenbrock, 20, 0.0, 180),
+    "branin": Function(seen_warped(branin), 2, LEAST["branin"], 60),
+    "hartmann": Function(seen_warped(hartmann6), 6, LEAST["hartmann6"], 120),
+    "rosenbrock": Function(seen_warped(rosenbrock), 20, LEAST["rosenbrock"], 180),
     "quadratic": Function(quadratic, 100, 0.0, 180),
 }
 

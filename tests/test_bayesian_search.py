@@ -5,39 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.tasks.functions import branin, hartmann6
 from hypergrad.hyperparameters import Linear
 from hypergrad.searchers import BayesianSearch, RandomSearch
 from hypergrad.searchers.features import standardise
 from hypergrad.space import Space
 from tests.searching import cube, jitted_study, quadratic, study
-
-
-def branin(z):
-    x, y = 15 * z[0] - 5, 15 * z[1]
-    parabola = y - 5.1 * x**2 / (4 * jnp.pi**2) + 5 * x / jnp.pi - 6
-    return parabola**2 + 10 * (1 - 1 / (8 * jnp.pi)) * jnp.cos(x) + 10
-
-
-def hartmann6(z):
-    weights = jnp.array([1.0, 1.2, 3.0, 3.2])
-    scales = jnp.array(
-        [
-            [10, 3, 17, 3.5, 1.7, 8],
-            [0.05, 10, 17, 0.1, 8, 14],
-            [3, 3.5, 1.7, 10, 17, 8],
-            [17, 8, 0.05, 10, 0.1, 14],
-        ]
-    )
-    centers = 1e-4 * jnp.array(
-        [
-            [1312, 1696, 5569, 124, 8283, 5886],
-            [2329, 4135, 8307, 3736, 1004, 9991],
-            [2348, 1451, 3522, 2883, 3047, 6650],
-            [4047, 8828, 8732, 5743, 1091, 381],
-        ]
-    )
-    square = jnp.sum(scales * (z[None] - centers) ** 2, 1)
-    return -jnp.sum(weights * jnp.exp(-square))
 
 
 def seeds(searcher, function, space, num_trials, num_seeds):
