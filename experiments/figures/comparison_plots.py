@@ -21,16 +21,16 @@ MANY = 100.0  # factor beyond which a profile no longer tells searches apart
 
 def dimensions(page: Comparison, found: Looks) -> Figure | None:
     """Normalised score and rank on test against the dimension of λ: a line a search."""
-    dims = sorted({study.dimension for study in page.studies if study.dimension > 0})
-    if len(dims) < 2:
+    groups = profiles.alike(page)
+    if len(groups) < 2:
         return None
     higher = page.higher_is_better
     figure = Figure(figsize=(11.0, 4.4))
     left, right = figure.subplots(1, 2)
     score = [profiles.normalised(study, higher=higher) for study in page.studies]
     placed = [profiles.ranks(study, higher=higher) for study in page.studies]
-    _lines(left, profiles.by_dimension(page, score), found, dims)
-    _lines(right, profiles.by_dimension(page, placed), found, dims)
+    _lines(left, profiles.by_dimension(page, score), found, groups)
+    _lines(right, profiles.by_dimension(page, placed), found, groups)
     left.axhline(0, color=FAINT, lw=1.0, ls="--")
     left.axhline(1, color=FAINT, lw=1.0, ls="--")
     low, high = left.get_ylim()
@@ -89,18 +89,19 @@ def _profile(axes: Axes, page: Comparison, found: Looks, axis: str, label: str) 
 
 def _lines(
     axes: Axes,
-    table: dict[str, dict[int, Interval]],
+    table: dict[str, dict[tuple[int, ...], Interval]],
     found: Looks,
-    dims: list[int],
+    groups: list[tuple[int, ...]],
 ) -> None:
     """A search's means with their intervals, a little beside one another."""
     labels = sorted(table, key=lambda label: found[label].kind == "gradient")
-    width = 0.09 * np.log10(dims[-1] / dims[0]) / len(dims)
+    middle = {group: float(np.sqrt(group[0] * group[-1])) for group in groups}
+    width = 0.09 * np.log10(groups[-1][-1] / groups[0][0]) / len(groups)
     for place, label in enumerate(labels):
         look = found[label]
-        points = {d: i for d, i in table[label].items() if np.isfinite(i.mean)}
+        points = {g: i for g, i in table[label].items() if np.isfinite(i.mean)}
         shift = width * (2 * place / max(1, len(labels) - 1) - 1)
-        x = np.array([d * 10**shift for d in points])
+        x = np.array([middle[group] * 10**shift for group in points])
         mean = [interval.mean for interval in points.values()]
         axes.plot(x, mean, marker=look.marker, ms=5, label=look.title, **look.line)
         for at, interval in zip(x, points.values(), strict=True):
@@ -108,6 +109,7 @@ def _lines(
                 ends = [interval.low, interval.high]
                 axes.plot([at, at], ends, color=look.color, lw=1.0, alpha=0.7)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(dims))
+    # Two lines where a group has several: neighbours are near on this axis.
+    ends = ["–\n".join(f"{dim:,}" for dim in sorted({g[0], g[-1]})) for g in groups]
+    axes.set_xticks([middle[group] for group in groups], ends)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

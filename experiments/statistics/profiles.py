@@ -122,15 +122,28 @@ def ranks(study: StudyResult, *, higher: bool) -> Samples:
     return {m.label: row.tolist() for m, row in zip(methods, placed, strict=True)}
 
 
+def alike(page: Comparison) -> list[tuple[int, ...]]:
+    """The dimensions of λ in groups, ascending: within one, all are within a tenth."""
+    groups: list[tuple[int, ...]] = []
+    for dim in sorted({study.dimension for study in page.studies} - {0}):
+        if groups and dim <= 1.1 * groups[-1][0]:
+            groups[-1] += (dim,)
+        else:
+            groups.append((dim,))
+    return groups
+
+
 def by_dimension(page: Comparison, per_study: list[Samples]) -> dict[str, dict]:
-    """{label: {dimension of λ: Interval over seeds of the studies that have it}}."""
-    pooled: dict[str, dict[int, list[float]]] = {}
+    """{label: {dimensions of λ: Interval over seeds of the studies that have them}}."""
+    place = {dim: group for group in alike(page) for dim in group}
+    pooled: dict[str, dict[tuple[int, ...], list[float]]] = {}
     for study, samples in zip(page.studies, per_study, strict=True):
         for label, values in samples.items():
             found = pooled.setdefault(label, {})
-            found.setdefault(study.dimension, []).extend(values)
+            if study.dimension > 0:
+                found.setdefault(place[study.dimension], []).extend(values)
     return {
-        label: {d: mean_interval(found[d]) for d in sorted(found) if d > 0}
+        label: {group: mean_interval(found[group]) for group in sorted(found)}
         for label, found in pooled.items()
     }
 

@@ -155,18 +155,14 @@ def test_ranks_of_nothing():
     assert ranks(study("a", search("s", {})), higher=True) == {"s": []}
 
 
-def test_studies_of_one_dimension_are_pooled():
-    studies = [
-        study("a", dimension=3),
-        study("b", dimension=3),
-        study("c", dimension=9),
-    ]
-    found = by_dimension(
-        page(*studies), [{"s": [1.0, 2.0]}, {"s": [3.0]}, {"t": [5.0]}]
-    )
-    assert found["s"][3][:1] == (2.0,)
-    assert found["s"][3].n == 3
-    assert list(found["t"]) == [9]
+def test_studies_of_about_one_dimension_are_pooled():
+    dims = {"a": 100, "b": 100, "c": 109, "d": 111}
+    studies = [study(label, dimension=dim) for label, dim in dims.items()]
+    samples = [{"s": [1.0, 2.0]}, {"s": [3.0]}, {"s": [6.0]}, {"t": [5.0]}]
+    found = by_dimension(page(*studies), samples)
+    assert found["s"][100, 109][:1] == (3.0,)
+    assert found["s"][100, 109].n == 4
+    assert list(found["t"]) == [(111,)]
     unknown = page(study("a", dimension=0))
     assert by_dimension(unknown, [{"s": [1.0]}]) == {"s": {}}
 
