@@ -19,7 +19,7 @@ from hypergrad.runner import evaluate
 from hypergrad.sharding import Shard, device_mesh, shard_rows
 from hypergrad.study import FreshKeys
 
-ROWS, BATCH, UNITS = 48, 24, 7
+ROWS, BATCH, UNITS = 48, 16, 7  # 48 and 16 over 2 or 8 devices: no two alike.
 HPARAMS = {"lr": 0.1, "momentum": 0.8, "l2": 0.3}
 HYPERPARAMETERS = {
     "lr": hg.Log(1e-3, 0.5, default=0.1),
