@@ -83,3 +83,15 @@ def test_standardise_up_to_the_largest_float():
     with jax.enable_x64(False):
         y = standardise(jnp.array([-3e38, 3e38, 3e38, 0.0]), jnp.full(4, True))
         assert np.all(np.isfinite(y))
+
+
+def test_noise_is_learned_within_one_fit(key):
+    """Of a variance that is mostly noise, or all slope; 0.001 is where a fit begins."""
+    space, searcher = cube(2), BayesianSearch(warmup=24, refit_every=24, jitter=1e-6)
+    coords = jax.random.uniform(key, (24, 2))
+    noise = jax.random.normal(jax.random.key(1), (24,))
+    for share, low, high in ((0.7, 0.2, 1.0), (0.0, 0.0, 0.01)):
+        slope = (coords[:, 0] - 0.5) * jnp.sqrt(12.0)
+        values = jnp.sqrt(1 - share) * slope + jnp.sqrt(share) * noise
+        state = searcher.tell(space, searcher.init(space, 24, key), coords, values)
+        assert low <= jnp.exp(state.params.log_noise) <= high

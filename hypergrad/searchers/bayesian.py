@@ -1,5 +1,6 @@
 """Bayesian search: a Gaussian process of F over the cube, and expected improvement."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -12,6 +13,9 @@ from hypergrad.searchers.features import features, filled, groups, standardise
 from hypergrad.searchers.process_search import ProcessSearch
 from hypergrad.space import Space
 from hypergrad.typing import Key
+
+# A share of the variance of the targets that is noise, from which fits start too.
+_NOISY = 0.1
 
 
 class BayesianState(NamedTuple):
@@ -32,8 +36,8 @@ class BayesianSearch(ProcessSearch):
     The process lives on the unit cube, with a Matérn-5/2 kernel, a length-scale for
     each coordinate (above 30 coordinates: for each hyperparameter), a constant mean,
     and learned noise. Its parameters maximise evidence times prior, refitted every
-    `refit_every` trials from where they were and from the prior's median. F* is the
-    least posterior mean at a trial, so that a lucky noisy value does not count.
+    `refit_every` trials from where they were, the prior's median and much noise. F* is
+    the least posterior mean at a trial, so that a lucky noisy value does not count.
 
     The maximum is sought among uniform points and perturbations of the best trial, the
     best few of which climb log-EI by projected gradient steps. A batch is chosen point
@@ -73,13 +77,19 @@ class BayesianSearch(ProcessSearch):
         )
 
     def fit(self, space: Space, state: BayesianState) -> gp.GPParams:
-        """Maximise the evidence from where it was and from the prior's median."""
+        """Maximise the evidence from where it was, the prior's median, and much noise.
+
+        The last is further from the median than so few steps go, and trainings with
+        fresh keys are there: taken for exact, lucky ones are looked for.
+        """
         mask = filled(state.values, state.num_told)
-        both = jax.tree.map(
-            lambda a, b: jnp.stack([a, b]), state.params, gp.prior_params(groups(space))
+        median = gp.prior_params(groups(space))
+        noisy = median._replace(log_noise=jnp.full((), math.log(_NOISY), float))
+        starts = jax.tree.map(
+            lambda *params: jnp.stack(params), state.params, median, noisy
         )
         return gp.fit(
-            both,
+            starts,
             features(space, state.cube),
             standardise(state.values, mask),
             mask,
