@@ -133,6 +133,7 @@ def verify(
         from experiments.progress import progress
 
         experiment = _load(config, settings, tasks)
+        trust.remembered(runs, experiment)  # Damaged? Said before the work, not after.
         with progress(terminal.console(stderr=True)) as report:
             found = trust.estimators(experiment, keys, runs, report)
         trust.keep(runs, experiment, estimators=found)
@@ -154,6 +155,7 @@ def diagnose(
         from experiments import terminal, trust
 
         experiment = _load(config, settings, tasks)
+        trust.remembered(runs, experiment)
         found = str(trust.diagnose(experiment, keys))
         trust.keep(runs, experiment, diagnosis=found)
         terminal.console().print(found, markup=False)
@@ -173,6 +175,7 @@ def plan(
         from experiments.configs.faults import ConfigError, Fault
 
         experiment = _load(config, settings, tasks)
+        trust.remembered(runs, experiment)
         try:
             found = str(trust.plan(experiment, memory))
         except ValueError as error:
@@ -246,6 +249,7 @@ def _execute(origin: "Origin", executor: str, resume: bool, dry_run: bool) -> li
 
     folder = runs / experiment.config.name / origin.mode
     make_folder(folder)  # Before hours of work, not after.
+    trust.remembered(runs, experiment)  # Likewise.
     with progress(terminal.console(stderr=True)) as report:
         arguments = experiment, runs, resume, report, where, origin
         comparison = engine.run_experiment(*arguments)

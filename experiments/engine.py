@@ -22,7 +22,7 @@ from experiments.runs.gather import gather, stored
 from experiments.runs.jobs import Board, Job, Outcome, jobs_of
 from experiments.runs.programs import Programs
 from experiments.runs.seed_run import SeedRun
-from experiments.storage.files import StoreError
+from experiments.storage.files import DamagedError, StoreError
 from experiments.storage.store import RunFolder, free_run, leading, open_run, run_path
 from experiments.terminal import brief
 
@@ -38,7 +38,7 @@ def run_experiment(
     """All cells of an experiment on all its seeds.
 
     A cell that ends in an error is recorded (`MethodResult.failures`), and the others
-    go on.
+    go on. Earlier results are cleared away once nothing more can be refused.
 
     Args:
         experiment: the cells.
@@ -58,8 +58,10 @@ def run_experiment(
         cells = {cell.hash: cell for cell in reversed(experiment.cells)}
         jobs = jobs_of(experiment)
         for job in jobs:
-            free_run(root, cells[job.cell], job.seed, keep=resume)
-        todo = [j for j in jobs if stored(root, cells[j.cell], j.seed) is None]
+            free_run(root, cells[job.cell], job.seed, keep=True)
+        todo = [
+            j for j in jobs if not (resume and _is_done(root, cells[j.cell], j.seed))
+        ]
         if todo:
             doing = dict.fromkeys(job.cell for job in todo)
             _refuse_what_does_not_apply(experiment, [cells[h] for h in doing])
@@ -76,7 +78,10 @@ def run_experiment(
             with executor.hired(setting) as work:
                 prepare = Job(what="prepare", seed=experiment.config.seeds[0])
                 # One that fails fails again in the jobs that it is about.
-                list(_ended(work, [prepare]))
+                ((_, prepared),) = _ended(work, [prepare])
+                if not resume:
+                    runs = [(cells[job.cell], job.seed) for job in todo]
+                    _clear(root, runs, prepared)
                 for count, (job, outcome) in enumerate(_ended(work, todo), start=1):
                     if outcome.kind == "failed":
                         _record(root, cells[job.cell], job.seed, outcome)
@@ -96,6 +101,23 @@ def run_cell(
     """One cell on one seed, as `run_experiment` would run it; errors are raised."""
     quiet: Report = lambda *_: None
     return SeedRun(cell, seed, root, resume, report or quiet, Programs()).result(None)
+
+
+def _is_done(root: Path, cell: Cell, seed: int) -> bool:
+    """Whether there is a result; one that is damaged is none."""
+    try:
+        return stored(root, cell, seed) is not None
+    except DamagedError:
+        return False
+
+
+def _clear(root: Path, runs: list[tuple[Cell, int]], prepared: Outcome) -> None:
+    """Clear earlier runs away, unless results would go for jobs that may all fail."""
+    results = (run_path(root, *run) / "DONE" for run in runs)
+    if prepared.kind != "done" and any(path.exists() for path in results):
+        raise StoreError(f"{prepared.message}; earlier results are kept")
+    for cell, seed in runs:
+        free_run(root, cell, seed, keep=False)
 
 
 def _ended(work: Work, jobs: list[Job]) -> Iterator[tuple[Job, Outcome]]:

@@ -155,7 +155,7 @@ def _import(file: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             [Fault(str(file), message=f"{type(error).__name__} on import: {error}")]
         ) from error

@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from experiments.storage.files import StoreError
+from experiments.storage.files import DamagedError
 
 Kind = Literal["gradient", "baseline", "reference"]
 
@@ -25,6 +25,7 @@ class SeedResult(Value):
         values: F of each trial in order; what is not finite has diverged.
         doubtful: trials whose hypergradient its own estimator doubts.
         steps: training steps that each trial had done; [] if all did all T.
+        num_steps: T, which `steps` count up to; 0 where all did all.
         parents: the trial whose training each went on with, -1 for none; [] if none.
         cost: inner-training equivalents spent after each trial.
         seconds: time spent after each trial on training and searcher, not compiling.
@@ -45,6 +46,7 @@ class SeedResult(Value):
     values: list[float] = []
     doubtful: int = 0
     steps: list[int] = []
+    num_steps: int = 0
     parents: list[int] = []
     cost: list[float] = []
     seconds: list[float] = []
@@ -62,22 +64,32 @@ class SeedResult(Value):
     distributions: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, list] = {}
 
+    @model_validator(mode="after")
+    def _one_each_trial(self) -> Self:
+        columns = {"steps": self.steps, "parents": self.parents, "cost": self.cost}
+        columns |= {"seconds": self.seconds} | self.tried | self.trajectories
+        for name, column in columns.items():
+            if column and len(column) != len(self.values):
+                raise ValueError(
+                    f"{len(column)} of {name} for {len(self.values)} values"
+                )
+        return self
+
 
 def read_result(folder: Path, table: dict[str, Any]) -> SeedResult:
     """The result of a run from the table in its DONE file.
 
     Raises:
-        StoreError: the table is none that a run writes.
+        DamagedError: the table is none that a run writes.
     """
     try:
         return SeedResult.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
         where, reason = ".".join(map(str, first["loc"])), first["msg"].lower()
-        raise StoreError(
-            f"{folder / 'DONE'} holds no result of a run: {where}: {reason}; "
-            "run without --resume"
-        ) from error
+        found = f"{where}: {reason}" if where else reason
+        what = f"{folder / 'DONE'} holds no result of a run: {found}"
+        raise DamagedError(what) from error
 
 
 class Failure(Value):

@@ -18,8 +18,14 @@ import numpy as np
 
 from experiments.configs.documents import flatten
 from experiments.configs.faults import ConfigError, Fault
+from experiments.results import read_result
 from experiments.statistics.methods import best_so_far
-from experiments.storage.files import StoreError, make_folder, write_bytes
+from experiments.storage.files import (
+    DamagedError,
+    StoreError,
+    make_folder,
+    write_bytes,
+)
 from experiments.storage.store import RunFolder, is_led
 
 EVERY = 5.0  # seconds between two looks at logs that grow
@@ -65,8 +71,7 @@ def _export(run: RunFolder, target: Path) -> None:
 def _events(run: RunFolder) -> Iterator[Any]:
     """Scalars by trial and by cost, then what the retrainings on test say."""
     summary, proto = _imported()
-    began = run.meta.get("started", "1970-01-01T00:00:00+00:00")
-    start = datetime.datetime.fromisoformat(began).timestamp()
+    start = _start(run)
 
     def scalars(seconds: float, step: int, **values: float | None) -> Iterator[Any]:
         for tag, value in values.items():
@@ -75,7 +80,7 @@ def _events(run: RunFolder) -> Iterator[Any]:
                 yield proto.Event(wall_time=start + seconds, step=step, summary=told)
 
     yield proto.Event(wall_time=start, file_version="brain.Event:2")
-    trials = run.records("trials")
+    trials = run.trials("trial", "value", "cost", "seconds")
     best = best_so_far([record["value"] for record in trials])
     seconds = 0.0
     for record, least in zip(trials, best, strict=True):
@@ -90,13 +95,25 @@ def _events(run: RunFolder) -> Iterator[Any]:
         )
         # The axis of a fair comparison: inner-training equivalents spent so far.
         yield from scalars(seconds, round(record["cost"]), cost__best=float(least))
-    result = run.result
-    if result is not None:
-        final = {f"final__{name}": float(np.mean(result[name])) for name in METRICS}
+    table = run.result
+    if table is not None:
+        result = read_result(run.path, table)
+        scores = {name: getattr(result, name) for name in METRICS}
+        final = {f"final__{n}": float(np.mean(x)) for n, x in scores.items() if x}
         names = [name.replace("__", "/") for name in final]
         for told in summary.hparams(_settings(run), dict.fromkeys(names, 0.0)):
             yield proto.Event(wall_time=start + seconds, summary=told)
         yield from scalars(seconds, len(trials), **final)
+
+
+def _start(run: RunFolder) -> float:
+    """When the run began, in seconds."""
+    began = run.meta.get("started", "1970-01-01T00:00:00+00:00")
+    try:
+        return datetime.datetime.fromisoformat(began).timestamp()
+    except (TypeError, ValueError) as error:
+        path = run.path / "meta.json"
+        raise DamagedError(f"{path}: 'started' is {began!r:.40}, no time") from error
 
 
 def _settings(run: RunFolder) -> dict[str, str | bool | float]:

@@ -1,9 +1,9 @@
 """What the commands print: cells, results and run folders as tables."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -15,7 +15,7 @@ from experiments.configs.documents import flatten
 from experiments.report.learned import Learned, learned
 from experiments.report.page import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
 from experiments.report.verdict import number, verdicts
-from experiments.results import Comparison, EstimatorRow
+from experiments.results import Comparison, EstimatorRow, read_result
 from experiments.statistics.methods import best_so_far
 from experiments.storage.store import RunFolder
 
@@ -102,10 +102,13 @@ def runs(folders: Iterable[Path]) -> RenderableType:
     """A line a run folder: how far it is, and its best validation loss."""
     table = _table("study", "method", "seed", "cell", "trials", "best F", "state")
     known = [(RunFolder(folder).config, RunFolder(folder)) for folder in folders]
-    order = ("name", "study", "method", "seed")
-    for config, folder in sorted(
-        known, key=lambda pair: [pair[0].get(key, "") for key in order]
-    ):
+
+    def order(pair: tuple[dict[str, Any], RunFolder]) -> list[str]:
+        config, _ = pair
+        texts = [str(config.get(key, "")) for key in ("name", "study", "method")]
+        return [*texts, f"{config.get('seed', '')!s:>10}"]  # 2 comes before 10.
+
+    for config, folder in sorted(known, key=order):
         count, best = _trials(folder)
         state = _state(folder)
         names = [
@@ -126,10 +129,12 @@ def run(folder: RunFolder) -> RenderableType:
     if state.startswith("failed"):
         facts["why"] = str(failure.get("message", ""))
     facts["best validation loss"] = best
-    for split in ("validation", "test"):
-        scores = (folder.result or {}).get(split)
-        if scores:
-            facts[split] = number(sum(scores) / len(scores))
+    if folder.result is not None:
+        result = read_result(folder.path, folder.result)
+        for split in ("validation", "test"):
+            scores = getattr(result, split)
+            if scores:
+                facts[split] = number(sum(scores) / len(scores))
     tables = {"config": folder.config, "meta": folder.meta}
     for title, values in tables.items():
         for path, leaf in flatten(values, title).items():
@@ -190,7 +195,7 @@ def _state(folder: RunFolder) -> str:
 
 def _trials(folder: RunFolder) -> tuple[int, str]:
     """How many trials a run has logged, and the best F among them."""
-    values = [record.get("value", math.nan) for record in folder.records("trials")]
+    values = [record["value"] for record in folder.trials("value")]
     return len(values), number(best_so_far(values)[-1]) if values else "–"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from pydantic import ValidationError
 
 import hypergrad as hg
 from experiments.configs.cells import Cell, Experiment
@@ -86,9 +87,10 @@ def remembered(root: Path, experiment: Experiment) -> Trust:
     table = read_json(_path(root, experiment))
     try:
         return Trust.model_validate(table or {})
-    except ValueError as error:
-        path = _path(root, experiment)
-        raise StoreError(f"{path} is damaged; delete it: {error}") from error
+    except ValidationError as error:
+        path, first = _path(root, experiment), error.errors()[0]
+        where, reason = ".".join(map(str, first["loc"])), first["msg"].lower()
+        raise StoreError(f"{path} is damaged: {where}: {reason}; delete it") from error
 
 
 def compares_estimators(experiment: Experiment) -> bool:

@@ -69,8 +69,9 @@ class StudyResult:
 
     @property
     def best(self) -> int:
-        """Index of the best finite trial (0 if none is finite)."""
-        return int(np.argmin(self._losses))
+        """Index of the best of these (the first of them if none is finite)."""
+        longest = np.flatnonzero(self._is_longest)
+        return int(longest[np.argmin(self._losses[longest])])
 
     @property
     def best_value(self) -> float:
@@ -95,9 +96,13 @@ class StudyResult:
     @property
     def _losses(self) -> np.ndarray:
         """[n]: F, and ∞ of what has diverged or was stopped early."""
-        fidelities = np.asarray(self.trials.fidelities)
         losses = _diverged_last(np.asarray(self.trials.values))
-        return np.where(fidelities == fidelities.max(), losses, np.inf)
+        return np.where(self._is_longest, losses, np.inf)
+
+    @property
+    def _is_longest(self) -> np.ndarray:
+        fidelities = np.asarray(self.trials.fidelities)
+        return fidelities == fidelities.max()
 
 
 def best_index(values: np.ndarray) -> int:

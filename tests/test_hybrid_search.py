@@ -64,7 +64,7 @@ def test_the_worst_at_equal_age_gives_up(key):
     values = np.array([3.0, 1.0, 6.0, 2.0, 5.0, 4.0])
     _, state = tell_all(searcher, space, state, [(values + 1, flat), (values, flat)])
     np.testing.assert_array_equal(state.slots.age, [0, 2, 0, 2, 0, 0])
-    np.testing.assert_array_equal(state.slots.number, [6, 1, 7, 3, 8, 9])
+    np.testing.assert_array_equal(state.slots.row, [6, 1, 7, 3, 8, 9])
     assert int(state.num_begun) == 10
     fresh, _ = searcher.ask(space, state)
     drawn = starts(space, key, jnp.arange(10))
@@ -86,7 +86,7 @@ def test_one_that_gave_up_counts_with_what_it_had(key):
     state, seen = searcher.init(space, 20, key), []
     for value in (5.0, 4.0, 6.0, 4.5, 4.2, 3.9):
         _, state = tell_all(searcher, space, state, [([value], flat)])
-        seen.append((int(state.slots.number[0]), int(state.slots.age[0])))
+        seen.append((int(state.slots.row[0]), int(state.slots.age[0])))
     # 0 leads alone until it has waited for patience; the next is not reached yet
     assert seen == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6)]
     np.testing.assert_array_equal(state.record[0, :4], [5.0, 4.0, 4.0, 3.9])
@@ -95,15 +95,15 @@ def test_one_that_gave_up_counts_with_what_it_had(key):
     state = searcher.init(space, 20, key)._replace(
         record=jnp.full_like(state.record, jnp.inf).at[0, :].set(4.1),
     )
-    slots = state.slots._replace(number=jnp.ones(1, int))
+    slots = state.slots._replace(row=jnp.ones(1, int))
     state = state._replace(slots=slots, num_begun=jnp.asarray(2))
     for value in (4.0, 4.0, 3.0):
         _, state = tell_all(searcher, space, state, [([value], flat)])
-        seen.append((int(state.slots.number[0]), int(state.slots.age[0])))
+        seen.append((int(state.slots.row[0]), int(state.slots.age[0])))
     assert seen == [(1, 1), (1, 2), (1, 3)]
     state = state._replace(record=state.record.at[0, :].set(2.0))
     _, state = tell_all(searcher, space, state, [([3.0], flat)])
-    assert int(state.slots.number[0]) == 2  # behind 2.0 at age 4
+    assert int(state.slots.row[0]) == 2  # behind 2.0 at age 4
 
 
 def test_a_stalled_descent_retreats_and_then_gives_up(key):
@@ -116,7 +116,7 @@ def test_a_stalled_descent_retreats_and_then_gives_up(key):
     # from its best, the first point, with a quarter of the step
     np.testing.assert_allclose(coords[0], asked[0, 0] - 0.25 * 0.5 * 0.1)
     _, state = tell_all(searcher, space, state, [([1.0], ones)] * 4)
-    np.testing.assert_array_equal(state.slots.number, [1])
+    np.testing.assert_array_equal(state.slots.row, [1])
     np.testing.assert_allclose(state.slots.descent.scale, [1.0])
 
 
@@ -125,7 +125,7 @@ def test_a_descent_never_finite_gives_up_at_once(key):
     searcher = HybridSearch(SGD, 2, proposals=RandomProposals())
     state = searcher.init(space, 20, key)
     _, state = tell_all(searcher, space, state, [([jnp.nan, 1.0], ones)])
-    np.testing.assert_array_equal(state.slots.number, [2, 1])
+    np.testing.assert_array_equal(state.slots.row, [2, 1])
     np.testing.assert_array_equal(state.slots.age, [0, 1])
     # a gradient that is not finite later: half a step from the best
     _, state = tell_all(searcher, space, state, [([1.0, 0.5], ones.at[1].set(jnp.inf))])
@@ -154,6 +154,24 @@ def by_cell(z):
     """The last cell is the best by far."""
     mix = jnp.sum((z[1:] - jnp.array([0.7, 0.3, 0.0])) ** 2)
     return mix + 2.0 - z[0]
+
+
+def test_the_row_of_a_live_descent_is_never_overwritten(key):
+    """Of 4 descents one lives on, while three are lost at each step."""
+    space, searcher = cube(2), HybridSearch(descents=4, proposals=RandomProposals())
+    state = searcher.init(space, 120, key)
+    first = np.asarray(state.begun[0])
+    for i in range(30):
+        values = jnp.array([1.0 / (i + 1), jnp.inf, jnp.inf, jnp.inf])
+        coords, state = searcher.ask(space, state)
+        grads = jnp.ones_like(coords)
+        state = TELL(searcher, space, state, coords, values, grads)
+        rows = np.asarray(state.slots.row)
+        assert len(set(rows)) == 4
+        if rows[0] != 0:
+            break
+        np.testing.assert_array_equal(state.begun[0], first)
+    assert int(state.num_begun) > len(state.begun)  # It has gone round.
 
 
 @pytest.mark.parametrize(

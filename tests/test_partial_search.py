@@ -468,3 +468,18 @@ def test_what_cannot_be_is_refused(key):
     coords, state = ASHA().ask(SPACE, state)
     with pytest.raises(ValueError, match="that were asked for; got 1"):
         ASHA().tell(SPACE, state, coords, jnp.ones(1))
+
+
+def test_if_every_whole_training_diverged_no_shorter_one_is_the_best(key):
+    """F of a short training is of another function; finite here."""
+    problem = hg.Problem.from_step(
+        start=lambda hp, tick: jnp.zeros(()),
+        step=lambda hp, s, tick: s + 1.0,
+        outer_at=lambda hp, s, tick: jnp.where(s > 20, jnp.inf, s + hp["x"]),
+        num_steps=27,
+    )
+    space = hg.Space({"x": hg.Linear(0.0, 1.0)})
+    searcher = SuccessiveHalving(num=9, num_rungs=3)
+    study = hg.search(problem, space, searcher, num_trials=3, key=key)
+    assert int(study.trials.steps[study.best]) == 27
+    assert study.best_value == study.best_so_far[-1] == np.inf

@@ -7,6 +7,7 @@ library gains is in the configs the same day. No table names code to import.
 import dataclasses
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -247,6 +248,8 @@ def _expected(message: str) -> str:
     """Pydantic's message as what was expected."""
     for prefix in ("Value error, ", "Input should be ", "a valid "):
         message = message.removeprefix(prefix)
+    counted = r"(?:List|Tuple) should have (.*) after validation, not .*"
+    message = re.sub(counted, r"a list of \1", message)
     for theirs, ours in (("'", '"'), ("an object", "a table"), ("array", "list")):
         message = message.replace(theirs, ours)
     return message

@@ -128,11 +128,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config and the cells that a command asks of it, in the order of the file."""
+    """A config and the cells that a command asks of it, in the order of the file.
+
+    Attributes:
+        text: of the file when it was read; it may be edited while the cells run.
+    """
 
     file: Path
     config: Config
     cells: tuple[Cell, ...]
+    text: str = ""
 
 
 def canonical(table: Any) -> str:
@@ -163,6 +168,7 @@ def load(
         ConfigError: everything that is wrong, at once.
     """
     document = read(file)
+    written = file.read_text(encoding="utf-8")
     for text in overrides:
         document = merge(document, override(text))
     stem = Leaf(file.stem, Source(str(file), ("name",)))
@@ -171,7 +177,7 @@ def load(
     cells = tuple(_Reader(faults, catalog or Catalog.installed()).cells(mode))
     if faults.found or config is None:
         raise ConfigError(faults.found)
-    return Experiment(file, config, cells)
+    return Experiment(file, config, cells, written)
 
 
 class _Reader:
@@ -275,13 +281,13 @@ class _Reader:
         """The (study, method) among which `winner_of` chooses."""
         if winner_of is None:
             return []
-        study, _, method = winner_of.partition(".")
+        study, dot, method = winner_of.partition(".")
         path = ("compare", "methods", label, "winner_of")
         if study not in earlier:
             self._unknown(path, "earlier study", study, earlier)
-        elif method and method not in earlier[study]:
+        elif dot and method not in earlier[study]:
             self._unknown(path, f"search of {study}", method, earlier[study])
-        methods = [method] if method else earlier.get(study, [])
+        methods = [method] if dot else earlier.get(study, [])
         return [(study, each) for each in methods]
 
     def _overlaid(self, base: Document, kind: str, label: str) -> Document:
@@ -293,7 +299,7 @@ class _Reader:
         """The cell of a document, unless it is wrong."""
         faults = Faults(document, self.faults.file)
         reference = how.reference or how.winner_of is not None
-        task = build(faults, ("task",), self.catalog.tasks, "task")
+        task = self._task(faults)
         searcher = estimator = None
         if not reference:
             searcher = build(faults, ("searcher",), self.catalog.searchers, "searcher")
@@ -326,6 +332,30 @@ class _Reader:
                 reference=reference,
                 winner_of=how.winner_of,
             )
+
+    def _task(self, faults: Faults) -> Task | None:
+        """The task; [choices] speak first for fields that [task] leaves out.
+
+        But only where it does not take their own defaults.
+        """
+        document, what = faults.document, (self.catalog.tasks, "task")
+        first = {
+            ("task", *path): leaf
+            for path, leaf in subtree(document, ("choices",)).items()
+            if isinstance(leaf.value, list)
+            and leaf.value
+            and value_at(document, ("task", *path)) == {}
+        }
+        own = Faults(document, faults.file)
+        task = build(own, ("task",), *what)
+        if task is None and first:
+            for path, leaf in first.items():
+                document = merge(document, placed(path, leaf.value[0], leaf.source))
+            other = Faults(document, faults.file)
+            task = build(other, ("task",), *what)
+            own = own if task is None else other
+        faults.found += own.found
+        return task
 
     def _estimator(self, faults: Faults, searcher: Any) -> Any:
         """A searcher without gradients asks for values only, whatever the base says."""

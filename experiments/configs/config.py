@@ -105,7 +105,7 @@ class Method(Overlay):
 
     reference: bool = False
     winner_of: str | None = None
-    studies: list[str] | None = None
+    studies: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class Compare(Frozen):

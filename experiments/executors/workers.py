@@ -7,7 +7,7 @@ unpickled, and what it compiles serves all jobs that it is given.
 import math
 import os
 import traceback
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +17,13 @@ from experiments.configs.cells import Cell, Experiment, load
 from experiments.configs.faults import ConfigError, Fault
 from experiments.progress import Report
 from experiments.registry import load_tasks
-from experiments.results import SeedResult, read_result
+from experiments.results import SeedResult
+from experiments.runs.gather import stored
 from experiments.runs.jobs import Job, Outcome, Plain
 from experiments.runs.programs import Programs
 from experiments.runs.seed_run import SeedRun
-from experiments.storage.files import StoreError
-from experiments.storage.store import RunFolder, run_path
+from experiments.storage.files import DamagedError, StoreError
+from experiments.storage.store import run_path
 
 
 class Origin(Plain):
@@ -74,6 +75,10 @@ class Worker:
             else:
                 self._run(job, report)
         except StoreError as error:
+            # What is damaged is its own folder; what is measured serves all jobs.
+            if isinstance(error, DamagedError) and job.what != "prepare":
+                # All of the message, for it ends with the remedy.
+                return failed(error).model_copy(update={"message": str(error)})
             return Outcome(kind="store", message=str(error))
         except Exception as error:
             if isinstance(error, ConfigError) and job.what == "prepare":
@@ -90,7 +95,8 @@ class Worker:
             try:
                 self._seed_run(cell, seed, report).prepare()
             except ConfigError as error:
-                faults += error.faults
+                file = str(self.experiment.file)
+                faults += [replace(fault, file=file) for fault in error.faults]
             except StoreError:
                 raise
             except Exception:  # Its own job will meet and record it; others go on.
@@ -112,10 +118,11 @@ class Worker:
         """Of the cell's candidates the one that is best on validation."""
         results = []
         for rival in cell.candidates:
-            folder = RunFolder(run_path(self.root, self.cells[rival], seed))
-            if folder.result is None:
-                raise StoreError(f"{folder.path} holds no result to choose among")
-            results.append(read_result(folder.path, folder.result))
+            result = stored(self.root, self.cells[rival], seed)
+            if result is None:
+                path = run_path(self.root, self.cells[rival], seed)
+                raise StoreError(f"{path} holds no result to choose among")
+            results.append(result)
         sign = 1 if cell.task.higher_is_better else -1
 
         def score(result: SeedResult) -> float:

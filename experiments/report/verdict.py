@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 from experiments.results import Comparison, Kind, MethodResult, StudyResult
 from experiments.statistics.intervals import ENOUGH, Interval
-from experiments.statistics.methods import difference, over_seeds, paired_test
+from experiments.statistics.methods import (
+    difference,
+    over_seeds,
+    paired_test,
+    seeds_of,
+)
 from experiments.statistics.paired import PairedTest
 
 
@@ -70,23 +75,46 @@ def _bounds(interval: Interval) -> str:
 
 
 def _verdict(study: StudyResult, page: Comparison) -> Verdict:
-    ranked = _ranked(study.methods, page.higher_is_better)
-    winner = ranked[0]
+    ranked = _ranked(study, page.higher_is_better)
+    winner, all_seeds = ranked[0], len(seeds_of(study))
     if not winner.seeds:
         text = "No seed of any method has finished."
         return Verdict(study.title, winner.kind, text)
-    name, score = winner.title, with_interval(over_seeds(winner, "test"))
+    best = over_seeds(winner, "test")
+    if not math.isfinite(best.mean):
+        text = f"No method has a finite {page.metric} on test over its seeds."
+        return Verdict(study.title, "reference", text)
+    score = f"{page.metric} {with_interval(best)}{_share(winner, all_seeds)}"
+    level = [m for m in ranked if over_seeds(m, "test").mean == best.mean]
+    level = [m for m in level if len(m.seeds) == len(winner.seeds)]
+    others = _others(winner, [m for m in ranked if m not in level])
+    tails = " ".join(_against(winner, *other, page, all_seeds) for other in others)
+    if len(level) > 1:
+        # Not a gradient search's victory if another method has the same.
+        kind: Kind = next((m.kind for m in level if m.kind != "gradient"), winner.kind)
+        names = " and ".join(m.title for m in level)
+        text = f"{names} are level on test: {score}. {tails}"
+        return Verdict(study.title, kind, text.strip())
+    clear = all(_separates(winner, other, page) for _, other in others)
     if winner.kind == "gradient" or len({m.kind for m in ranked}) == 1:
-        head = f"{name} is best on test: {page.metric} {score}."
+        says = "is best on test:" if clear else "has the best mean on test:"
+        head = f"{winner.title} {says} {score}."
     else:
-        head = f"The {winner.kind} “{name}” wins: test {page.metric} {score}."
-    tails = [_against(winner, *other, page) for other in _others(ranked)]
-    return Verdict(study.title, winner.kind, " ".join([head, *tails]))
+        says = "wins: test" if clear else "has the best mean on test:"
+        head = f"The {winner.kind} “{winner.title}” {says} {score}."
+    return Verdict(study.title, winner.kind, f"{head} {tails}".strip())
 
 
-def _others(ranked: list[MethodResult]) -> list[tuple[str, MethodResult]]:
+def _share(method: MethodResult, all_seeds: int) -> str:
+    """What must be said beside a mean over fewer seeds than there are."""
+    count = len(method.seeds)
+    return f" on the {count} of {all_seeds} seeds it finished" * (count < all_seeds)
+
+
+def _others(
+    winner: MethodResult, rest: list[MethodResult]
+) -> list[tuple[str, MethodResult]]:
     """Whom to name beside the winner: the best of each other kind."""
-    winner, *rest = ranked
     named = [
         (f"The best {noun}", next((m for m in rest if m.kind == kind), None))
         for kind, noun in (
@@ -101,29 +129,46 @@ def _others(ranked: list[MethodResult]) -> list[tuple[str, MethodResult]]:
 
 
 def _against(
-    winner: MethodResult, who: str, other: MethodResult, page: Comparison
+    winner: MethodResult, who: str, other: MethodResult, page: Comparison, seeds: int
 ) -> str:
     if not other.seeds:
         return f"{who}, {other.title}, finished no seed."
     score = with_interval(over_seeds(other, "test"))
-    start = f"{who}, {other.title}, reaches {score}"
-    gap = difference(winner, other)
+    start = f"{who}, {other.title}, reaches {score}{_share(other, seeds)}"
+    gap = _lead(winner, other, page)
     if not gap.known:
         return f"{start}."
-    sign = 1 if page.higher_is_better else -1
-    low, high = sorted((sign * gap.low, sign * gap.high))
     test = paired_test(winner, other)
-    digits = _precision(gap)
-    mean, low_text, high_text = (f"{x:{digits}}" for x in (sign * gap.mean, low, high))
+    mean, low, high = (f"{x:{_precision(gap)}}" for x in gap[:3])
     return (
         f"{start}; the paired difference over {gap.n} seeds is {mean} (95% interval "
-        f"{low_text} to {high_text}, {_told(low, test)}{_p(test)})."
+        f"{low} to {high}, {_told(gap, test)}{_p(test)})."
     )
 
 
-def _told(low: float, test: PairedTest) -> str:
-    """Separated: the interval excludes 0, and the signs of the seeds say no less."""
-    if low <= 0:
+def _lead(winner: MethodResult, other: MethodResult, page: Comparison) -> Interval:
+    """By how much the winner is better on the seeds that both have."""
+    gap = difference(winner, other)
+    if page.higher_is_better:
+        return gap
+    return gap._replace(mean=-gap.mean, low=-gap.high, high=-gap.low)
+
+
+def _separates(winner: MethodResult, other: MethodResult, page: Comparison) -> bool:
+    """Whether the lead is beyond its interval, and signs of enough seeds say no less.
+
+    Two seeds are too few: a discrete metric may have two equal differences by chance.
+    """
+    gap, test = _lead(winner, other, page), paired_test(winner, other)
+    return gap.known and gap.low > 0 and gap.n > 2 and test.rejects
+
+
+def _told(gap: Interval, test: PairedTest) -> str:
+    if gap.n < 3:
+        return "of seeds too few to separate them"
+    if gap.high < 0:
+        return "so that on these seeds the other is better"
+    if gap.low <= 0:
         return "too wide to separate them"
     if not test.rejects:
         return "yet exchanging the two on some seeds does as well"
@@ -138,13 +183,18 @@ def _p(test: PairedTest) -> str:
     return f"; p = {test.p:.3g}{least}"
 
 
-def _ranked(methods: list[MethodResult], higher: bool) -> list[MethodResult]:
-    """Best test mean first; what diverged is last but for what never finished."""
+def _ranked(study: StudyResult, higher: bool) -> list[MethodResult]:
+    """Best test mean first.
 
-    def worth(method: MethodResult) -> tuple[bool, float]:
-        mean = over_seeds(method, "test").mean
+    Means over different seeds do not compare, so that what failed on some comes after
+    all that finished; then what diverged, then what never finished.
+    """
+    whole = len(seeds_of(study))
+
+    def worth(method: MethodResult) -> tuple[bool, bool, bool, float]:
+        mean, count = over_seeds(method, "test").mean, len(method.seeds)
         if not math.isfinite(mean):
-            return bool(method.seeds), -math.inf
-        return True, mean if higher else -mean
+            return count > 0, False, count == whole, -math.inf
+        return True, True, count == whole, mean if higher else -mean
 
-    return sorted(methods, key=worth, reverse=True)
+    return sorted(study.methods, key=worth, reverse=True)

@@ -19,11 +19,14 @@ from experiments.results import (
     StudyResult,
     read_result,
 )
+from experiments.storage.files import DamagedError
 from experiments.storage.store import RunFolder, metadata, run_path
 
 
 def gather(experiment: Experiment, root: Path, seconds: float) -> Comparison:
     """The results and the failures of all cells, study by study.
+
+    What is damaged is a failure of its cell and seed.
 
     Args:
         experiment: the cells, all of which have ended.
@@ -31,7 +34,7 @@ def gather(experiment: Experiment, root: Path, seconds: float) -> Comparison:
         seconds: what it took.
 
     Raises:
-        StoreError: a run folder is damaged.
+        StoreError: a run folder cannot be read.
     """
     studies: dict[str, list[Cell]] = {}
     for cell in experiment.cells:
@@ -57,7 +60,7 @@ def gather(experiment: Experiment, root: Path, seconds: float) -> Comparison:
         reproduction=Reproduction(
             **{name: meta[name] for name in meta if name in Reproduction.model_fields},
             seconds=seconds,
-            config=experiment.file.read_text(),
+            config=experiment.text,
         ),
     )
 
@@ -66,31 +69,63 @@ def stored(root: Path, cell: Cell, seed: int) -> SeedResult | None:
     """The result in a run folder, if there is one.
 
     Raises:
-        StoreError: what is there is no result.
+        DamagedError: what is there is no result of this seed.
     """
     folder = RunFolder(run_path(root, cell, seed))
     table = folder.result
-    return None if table is None else read_result(folder.path, table)
+    if table is None:
+        return None
+    result = read_result(folder.path, table)
+    if result.seed != seed:
+        raise DamagedError(f"{folder.path / 'DONE'} is of seed {result.seed}")
+    return result
 
 
 def _method(cell: Cell, seeds: list[int], root: Path) -> MethodResult:
-    found = {seed: stored(root, cell, seed) for seed in seeds}
-    results = [result for result in found.values() if result is not None]
-    note, multiple = "", None
-    if results:
-        known = RunFolder(run_path(root, cell, results[0].seed)).config["budget"]
-        note = _note(cell, known, results)
-        multiple = None if cell.searcher is None else known["cost_multiple"]
+    results: list[SeedResult] = []
+    failures: list[Failure] = []
+    known: dict[str, Any] = {}
+    for seed in seeds:
+        try:
+            result = stored(root, cell, seed)
+            if result is None:
+                failures.append(_failure(root, cell, seed))
+                continue
+            budget = {} if cell.searcher is None else _budget(root, cell, seed)
+        except DamagedError as error:
+            failures.append(Failure(seed=seed, message=str(error)))
+            continue
+        known = known or budget
+        results.append(result)
     return MethodResult(
         label=cell.method,
         title=cell.title,
         kind=_kind(cell),
         seeds=results,
-        note=note,
-        cost_multiple=multiple,
+        note=_note(cell, known, results) if results else "",
+        cost_multiple=known.get("cost_multiple"),
         cell=cell.hash,
-        failures=[_failure(root, cell, seed) for seed in seeds if found[seed] is None],
+        failures=failures,
     )
+
+
+def _budget(root: Path, cell: Cell, seed: int) -> dict[str, Any]:
+    """What a finished search has resolved of its budget.
+
+    Raises:
+        DamagedError: it is not there; a run that is done does not write it again.
+    """
+    folder = RunFolder(run_path(root, cell, seed))
+    try:
+        known = folder.config.get("budget")
+    except DamagedError:
+        known = None
+    if isinstance(known, dict):
+        cost, execution = known.get("cost_multiple"), known.get("execution")
+        if isinstance(cost, int | float) and isinstance(execution, str):
+            return known
+    what = f"{folder.path / 'config.json'} does not say what the search cost"
+    raise DamagedError(what, f"the folder {folder.path}")
 
 
 def _failure(root: Path, cell: Cell, seed: int) -> Failure:

@@ -50,8 +50,9 @@ class Outcome(Plain):
     """How a job ended.
 
     Attributes:
-        kind: "failed" concerns this job alone; "config" and "store" are what the user
-            has to put right before anything can go on.
+        kind: "failed" concerns this job alone, and so does damage in its folder;
+            "config" and "store" are what the user has to put right before anything can
+            go on.
         message: what went wrong, in its last line.
         traceback: all of it.
         faults: of a "config": the fields of each `experiments.configs.faults.Fault`.

@@ -72,7 +72,7 @@ class PartialRun:
             report(label, math.floor(records[-1]["cost"]), trainings)
         journal.add([], state, last=True)
         report(label, trainings, trainings)
-        return Searched(journal.records)
+        return Searched(journal.records, self.stretches.num_steps)
 
     def _records(
         self, state: PartialState, trials: np.ndarray, values: np.ndarray

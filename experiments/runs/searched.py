@@ -15,9 +15,14 @@ from hypergrad.searchers.partial import Jobs
 
 @dataclass(frozen=True)
 class Searched:
-    """The records of a finished study."""
+    """The records of a finished study.
+
+    Attributes:
+        num_steps: T, where trials are stretches of training up to it.
+    """
 
     records: list[dict[str, Any]]
+    num_steps: int = 0
 
     def column(self, name: str) -> list:
         """One field of all trials."""

@@ -15,13 +15,14 @@ import hypergrad as hg
 from experiments.configs.cells import Cell
 from experiments.configs.choices import as_written
 from experiments.runs.chosen import Chosen
+from experiments.runs.gather import stored
 from experiments.configs.faults import ConfigError, Fault
-from experiments.storage.files import StoreError
+from experiments.storage.files import DamagedError
 from experiments.storage.journal import Journal
 from experiments.runs.partial_run import PartialRun
 from experiments.runs.programs import Programs, timed
 from experiments.progress import Report
-from experiments.results import SeedResult, read_result
+from experiments.results import SeedResult
 from experiments.runs.searched import Searched
 from experiments.storage.store import RunFolder, measured_once, open_run
 from hypergrad import study
@@ -72,8 +73,9 @@ class SeedRun:
     def result(self, chosen: SeedResult | None) -> SeedResult:
         """The stored result, or a new one; `chosen` has another cell's λ."""
         with open_run(self.root, self.cell, self.seed, resume=self.resume) as folder:
-            if folder.result is not None:
-                return read_result(folder.path, folder.result)
+            done = stored(self.root, self.cell, self.seed)
+            if done is not None:
+                return done
             compiled = self.programs.seconds
             searched = None
             if self.cell.searcher is None:
@@ -92,7 +94,7 @@ class SeedRun:
         """Measure what is measured once, and see that the budget pays for a round."""
         cost = self._measured(Keys.of(self.seed)).cost_multiple
         if not isinstance(self.cell.searcher, PartialSearch):
-            self._rounds(int(self.cell.budget.trainings / cost))
+            self._rounds(cost)
 
     @cached_property
     def _problem_of(self) -> Callable[[dict[str, Any]], hg.Problem]:
@@ -124,8 +126,7 @@ class SeedRun:
             run = PartialRun(searcher, stretches, self.programs, self._options)
             trainings = cell.budget.trainings
             return run.search(folder, trainings, keys.search, label, self.report)
-        affordable = int(cell.budget.trainings / measured.cost_multiple)
-        rounds = self._rounds(affordable)
+        rounds = self._rounds(measured.cost_multiple)
         training_keys = TRAINING_KEYS[cell.budget.training_keys]()
 
         state = searcher.init(space, rounds * searcher.batch, keys.search)
@@ -203,13 +204,21 @@ class SeedRun:
             return fn
         return self.programs.get((name, self.cell.hash), fn, *args)
 
-    def _rounds(self, affordable: int) -> int:
-        try:
-            return study.num_rounds(self.cell.searcher, self.cell.space, affordable)
-        except ValueError as error:
-            message = f"of {self.cell.title!r} pays for no round: {error}"
-            where = (self.cell.name, ("budget", "trainings"))
-            raise ConfigError([Fault(*where, message)]) from error
+    def _rounds(self, cost: float) -> int:
+        """Rounds that the budget pays for, at `cost` trainings a trial."""
+        cell, batch = self.cell, self.cell.searcher.batch
+        # Rounding takes no trial away: 33 / 1.1 is a little less than 30.
+        affordable = math.floor(cell.budget.trainings / cost * (1 + 1e-9))
+        if affordable < batch:
+            least = math.ceil(batch * cost * (1 - 1e-9))
+            message = (
+                f"pays for {affordable} trials of {cell.title!r} at {cost:g} trainings "
+                f"each; one round takes {batch} of them: give at least {least}"
+            )
+            if batch > 1:
+                message += ", or lower the searcher's batch (starts)"
+            raise ConfigError([Fault(cell.name, ("budget", "trainings"), message)])
+        return study.num_rounds(cell.searcher, cell.space, affordable)
 
     def _chosen(self, searched: Searched) -> Chosen:
         """The finalist with the least mean F over keys of its own."""
@@ -257,6 +266,7 @@ class SeedRun:
                 "trajectories": searched.trajectories(cell.space),
             }
             if searched.in_stretches:
+                history["num_steps"] = searched.num_steps
                 history["steps"] = searched.column("steps")
                 history["parents"] = searched.column("parent")
             seconds += history["seconds"][-1] - history["seconds_searcher"]
@@ -310,10 +320,9 @@ class SeedRun:
         if layout == "auto":
             layout = once(f"execution by {cell.searcher.batch}", execution)
         if not isinstance(cost, int | float) or layout not in EXECUTIONS:
-            raise StoreError(
-                f"{self.root / cell.name / 'measured.json'} is damaged: cost {cost!r}, "
-                f"execution {layout!r}; delete it, and run without --resume"
-            )
+            path = self.root / cell.name / "measured.json"
+            found = f"cost {cost!r}, execution {layout!r}"
+            raise DamagedError(f"{path} is damaged: {found}")
         return Measured(cost, layout)
 
 

@@ -45,16 +45,16 @@ def target(study: StudyResult, seed: int) -> float:
     """F_best + 0.1 (F_untuned - F_best), of one seed (Moré and Wild 2009).
 
     F_best is the least that any search of the study found on this seed; F_untuned, that
-    of the first trial, which is the default for every searcher. NaN where no search
-    got below it.
+    of the first trial, which is the default for every searcher, or where that diverged
+    of the first trials that did not. NaN where no search got below it.
     """
     runs = [s for method in searches(study) for s in method.seeds if s.seed == seed]
-    starts = [complete(run)[0] for run in runs if run.values]
-    ends = [incumbent(run)[-1] for run in runs if run.values]
-    starts, ends = ([x for x in xs if np.isfinite(x)] for xs in (starts, ends))
-    if not starts or not ends:
+    curves = [complete(run) for run in runs if run.values]
+    finite = [c[np.isfinite(c)] for c in curves if np.isfinite(c).any()]
+    if not finite:
         return float("nan")
-    start, end = float(np.median(starts)), float(min(ends))
+    starts = [c[0] for c in curves if np.isfinite(c[0])] or [c[0] for c in finite]
+    start, end = float(np.median(starts)), float(min(map(np.min, finite)))
     return end + SHARE * (start - end) if end < start else float("nan")
 
 

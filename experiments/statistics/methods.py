@@ -90,10 +90,22 @@ class Against(NamedTuple):
     holm: float
 
 
+def finishers(study: StudyResult, methods: list[MethodResult]) -> list[MethodResult]:
+    """Those of the methods that have a result on every seed; else those with any.
+
+    Means over different seeds do not compare: a method that fails where the seed is
+    hard would gain by it.
+    """
+    all_seeds = len(seeds_of(study))
+    return [m for m in methods if len(m.seeds) == all_seeds] or [
+        m for m in methods if m.seeds
+    ]
+
+
 def preferred(study: StudyResult, *, higher: bool) -> MethodResult | None:
     """The search best on validation: test data have no say in what they test."""
-    sign = 1.0 if higher else -1.0
-    scores = [(sign * over_seeds(m, "validation").mean, m) for m in searches(study)]
+    sign, able = 1.0 if higher else -1.0, finishers(study, searches(study))
+    scores = [(sign * over_seeds(m, "validation").mean, m) for m in able]
     scores = [(score, method) for score, method in scores if math.isfinite(score)]
     return max(scores, key=lambda pair: pair[0])[1] if scores else None
 
@@ -131,7 +143,7 @@ def complete(seed: SeedResult) -> Floats:
     if not seed.steps:
         return values
     steps = np.asarray(seed.steps)
-    return np.where(steps == steps.max(), values, np.nan)
+    return np.where(steps == (seed.num_steps or steps.max()), values, np.nan)
 
 
 def incumbent(seed: SeedResult) -> Floats:

@@ -15,6 +15,7 @@ from experiments.statistics.intervals import ENOUGH, Floats, Interval, mean_inte
 from experiments.statistics.methods import (
     by_seed,
     difference,
+    finishers,
     searches,
     seeds_of,
     untuned,
@@ -82,14 +83,16 @@ def _cost(method: MethodResult | None, seed: int, goal: float, axis: str) -> flo
 def normalised(study: StudyResult, *, higher: bool) -> Samples:
     """{search: (test - untuned) / (best - untuned) of each seed}; 1 is the best search.
 
-    The denominator is the best search's mean paired difference to the untuned model.
+    The denominator is the best search's mean paired difference to the untuned model,
+    among the searches that finished all seeds.
     Where its interval does not exclude 0 nothing was to be won: {}.
     """
     start, sign = untuned(study), 1.0 if higher else -1.0
     if start is None:
         return {}
     gaps = {m.label: difference(m, start) for m in searches(study) if m.seeds}
-    gains = {label: sign * gap.mean for label, gap in gaps.items()}
+    able = [m.label for m in finishers(study, searches(study))]
+    gains = {label: sign * gaps[label].mean for label in able}
     gains = {label: gain for label, gain in gains.items() if math.isfinite(gain)}
     if not gains:
         return {}

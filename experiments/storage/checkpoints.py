@@ -7,7 +7,7 @@ whole: a kill, a full disk or a flipped bit costs the steps since the one before
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.storage.files import StoreError, refusing, write_bytes
+from experiments.storage.files import DamagedError, refusing, write_bytes
 from hypergrad import checkpoints
 
 Tree = TypeVar("Tree")
@@ -26,16 +26,16 @@ def load(path: Path, like: Tree) -> Tree | None:
     """The newest whole checkpoint as a pytree of the structure of `like`, or None.
 
     Raises:
-        StoreError: there are checkpoints but none is whole, or of another structure.
+        DamagedError: there are checkpoints but none is whole, or of another structure.
     """
-    damaged = []
+    damaged, culprit = [], f"the folder {path.parent}"
     for candidate in (path, _previous(path)):
         if not candidate.exists():
             continue
         try:
             tree = checkpoints.read(candidate, like)
         except ValueError as error:
-            raise StoreError(f"{error}; run without --resume") from error
+            raise DamagedError(str(error), culprit) from error
         if tree is not None:
             for broken in damaged:  # Else the next save would rotate it over this one.
                 broken.unlink()
@@ -43,7 +43,7 @@ def load(path: Path, like: Tree) -> Tree | None:
         damaged.append(candidate)
     if damaged:
         names = " and ".join(broken.name for broken in damaged)
-        raise StoreError(f"{path.parent}: {names} damaged; run without --resume")
+        raise DamagedError(f"{path.parent}: {names} damaged", culprit)
     return None
 
 

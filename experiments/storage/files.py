@@ -15,6 +15,18 @@ class StoreError(Exception):
     """A run folder cannot be written or read; what was done before is kept."""
 
 
+class DamagedError(StoreError):
+    """Something in a run folder is not what was written there.
+
+    Args:
+        what: where, and what is wrong.
+        culprit: the file or folder without which the run can go on.
+    """
+
+    def __init__(self, what: str, culprit: str = "it"):
+        super().__init__(f"{what}; delete {culprit} and run again with --resume")
+
+
 _REASONS = {
     errno.ENOSPC: "no space left on the device; what was written before is kept",
     errno.EDQUOT: "the disk quota is used up; what was written before is kept",
@@ -55,13 +67,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None if there is no such file."""
+    """The object in a JSON file, or None if there is no such file.
+
+    Raises:
+        DamagedError: it holds none.
+    """
     try:
         return _object(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise StoreError(f"cannot read {path}: {error}") from error
+    except ValueError as error:
+        raise DamagedError(f"cannot read {path}: {error}") from error
 
 
 def append_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
@@ -94,7 +112,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a log; a torn last line is no record.
 
     Raises:
-        StoreError: a line before the last is no JSON object.
+        DamagedError: a line before the last is no JSON object.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -107,7 +125,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(_object(line))
         except ValueError as error:
-            raise StoreError(f"{path}, line {number}: not a record: {error}") from error
+            what = f"{path}, line {number}: not a record: {error}"
+            raise DamagedError(what, f"the folder {path.parent}") from error
     return records
 
 

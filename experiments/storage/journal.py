@@ -42,7 +42,9 @@ class Journal:
         """
         saved = folder.load(like)
         state = like if saved is None else saved
-        return cls(folder, folder.rewind("trials", count(state))), state
+        folder.rewind("trials", count(state))
+        numbers = "trial", "value", "cost", "seconds", "seconds_searcher"
+        return cls(folder, folder.trials(*numbers)), state
 
     @property
     def elapsed(self) -> float:

@@ -29,6 +29,7 @@ from typing import IO, Any, TypeVar
 from experiments.configs.cells import Cell
 from experiments.storage import checkpoints
 from experiments.storage.files import (
+    DamagedError,
     StoreError,
     append_jsonl,
     as_lines,
@@ -81,9 +82,11 @@ class RunFolder:
 
     def resolve(self, section: str, measured: dict[str, Any]) -> None:
         """Write into the resolved config what was measured instead of given."""
-        config = self.config
-        config[section] = config.get(section, {}) | measured
-        write_json(self.path / "config.json", config)
+        path, config = self.path / "config.json", self.config
+        known = config.get(section)
+        if not isinstance(known, dict):
+            raise DamagedError(f"{path} has no table {section!r}")
+        write_json(path, config | {section: known | measured})
 
     def log(self, name: str, *records: dict[str, Any]) -> None:
         """Append to `name`.jsonl: "trials" or "metrics"."""
@@ -93,14 +96,27 @@ class RunFolder:
         """What was logged to `name`.jsonl."""
         return read_jsonl(self.path / f"{name}.jsonl")
 
+    def trials(self, *numbers: str) -> list[dict[str, Any]]:
+        """The records of the trials, each of which has the `numbers` asked for.
+
+        Raises:
+            DamagedError: one has not.
+        """
+        records = self.records("trials")
+        for line, record in enumerate(records, start=1):
+            for name in numbers:
+                if not isinstance(record.get(name), int | float):
+                    found = f"{name!r} is {record.get(name)!r:.40}, not a number"
+                    path = self.path / "trials.jsonl"
+                    raise DamagedError(f"{path}, line {line}: {found}", self._all)
+        return records
+
     def rewind(self, name: str, count: int) -> list[dict[str, Any]]:
         """Keep the first `count` records: those that the checkpoint knows of."""
         path, kept = self.path / f"{name}.jsonl", self.records(name)[:count]
         if len(kept) < count:
-            raise StoreError(
-                f"{path} holds {len(kept)} records where its checkpoint knows of "
-                f"{count}; run without --resume"
-            )
+            what = f"{path} holds {len(kept)} records where its checkpoint knows of"
+            raise DamagedError(f"{what} {count}", self._all)
         write_bytes(path, as_lines(kept))
         return kept
 
@@ -120,6 +136,11 @@ class RunFolder:
         """Record why there is no result; `--resume` runs it again."""
         told = {"message": message, "traceback": traceback, "when": _now()}
         write_json(self.path / "FAILED", told)
+
+    @property
+    def _all(self) -> str:
+        """What to delete where files no longer fit each other."""
+        return f"the folder {self.path}"
 
 
 def run_path(root: Path, cell: Cell, seed: int) -> Path:

@@ -31,12 +31,12 @@ from hypergrad.typing import Key
 
 
 class Slot(NamedTuple):
-    """One of the descents under way: which one it is of all, and its age in steps."""
+    """One of the descents under way: its age in steps, and its row of the record."""
 
     descent: Descent
     waiting: Waiting
     age: jax.Array
-    number: jax.Array
+    row: jax.Array
 
 
 class HybridState(NamedTuple):
@@ -166,12 +166,12 @@ class HybridSearch(Searcher):
             lambda: state,
         )
 
-    def _begin(self, coords: jax.Array, indices: jax.Array) -> Slot:
-        def one(coords, index):
+    def _begin(self, coords: jax.Array, rows: jax.Array) -> Slot:
+        def one(coords, row):
             descent = begin(self.outer, coords)
-            return Slot(descent, hopeful(coords.dtype), jnp.zeros((), int), index)
+            return Slot(descent, hopeful(coords.dtype), jnp.zeros((), int), row)
 
-        return jax.vmap(one)(coords, indices)
+        return jax.vmap(one)(coords, rows)
 
     def _retreat(self, space: Space, slot: Slot, decay: jax.Array) -> Slot:
         """If it has stalled: from its best point again, with a quarter of the step."""
@@ -187,7 +187,7 @@ class HybridSearch(Searcher):
 
     def _recorded(self, record: jax.Array, slots: Slot) -> jax.Array:
         """The best F so far, at all ages not yet passed."""
-        rows = slots.number % len(record)
+        rows = slots.row
         ages = self.rung * 2 ** jnp.arange(record.shape[1])
         open_ = ages[None] >= slots.age[:, None]
         best = jnp.broadcast_to(slots.descent.best.value[:, None], open_.shape)
@@ -213,13 +213,25 @@ class HybridSearch(Searcher):
             state.record[:, 0],
             known,
         )[order]
-        indices = state.num_begun + order
-        slots = jax.vmap(where)(given_up, self._begin(coords, indices), state.slots)
+        free = self._free_rows(state, given_up)[order]
+        slots = jax.vmap(where)(given_up, self._begin(coords, free), state.slots)
         # A row out of reach is written nowhere.
-        rows = jnp.where(given_up, indices % len(state.begun), len(state.begun))
+        rows = jnp.where(given_up, free, len(state.begun))
         return state._replace(
             slots=slots,
             begun=state.begun.at[rows].set(coords, mode="drop"),
             record=state.record.at[rows].set(jnp.inf, mode="drop"),
             num_begun=state.num_begun + jnp.sum(given_up),
         )
+
+    def _free_rows(self, state: HybridState, given_up: jax.Array) -> jax.Array:
+        """Rows for as many descents as there are slots: unused, then the oldest.
+
+        Where many are lost at once the record is full, and the row of one that is still
+        under way is not to be overwritten.
+        """
+        room = len(state.begun)
+        held = jnp.where(given_up, room, state.slots.row)
+        taken = jnp.zeros(room, bool).at[held].set(True, mode="drop")
+        turn = (jnp.arange(room) - state.num_begun) % room
+        return jnp.argsort(jnp.where(taken, room, 0) + turn)[: self.descents]

@@ -140,6 +140,23 @@ def test_the_default_is_the_first_option_where_the_task_has_none_of_them(write):
     assert cell.task.hill == "c"
 
 
+def test_options_stand_in_for_a_default_that_the_task_does_not_take(write):
+    """With limit = 2 the class default size = (3,) is refused, and no option is."""
+    settings = ["task.limit=2", "choices.size=[[2], [1, 2]]"]
+    (cell,) = load(write(), settings).cells
+    assert cell.space.default_choices()["size"] == cell.task.size == (2,)
+    named = CONFIG.replace('[task]\nname = "hills"', 'task = "hills"')
+    assert load(write(named)).cells[0].task.hill == "b"  # Its own default serves.
+
+
+@pytest.mark.parametrize("given", [[], ["task.size=[3]"]])
+def test_what_no_first_option_puts_right_is_a_fault_of_the_task(write, given):
+    size = "[[2], [1]]" if given else "[[3], [1]]"
+    with pytest.raises(ConfigError, match="exceeds the limit 2") as caught:
+        load(write(), ["task.limit=2", f"choices.size={size}", *given])
+    assert caught.value.faults[0].path[0] == "task"
+
+
 def test_without_choices_the_table_that_is_hashed_is_as_it_was(write):
     (cell,) = load(write(CONFIG.split("[choices]")[0])).cells
     parts = ("task", "estimator", "searcher", "budget", "hparams", "reference")

@@ -1,5 +1,6 @@
 """The command line: exit codes, messages, and what it leaves on the disk."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import experiments
+from experiments import trust
 from experiments.cli import app
 from experiments.storage.store import open_run
 
@@ -50,7 +52,7 @@ def engine(monkeypatch, comparison):
                 with open_run(root, cell, seed, resume=resume) as run:
                     progress(f"{cell.title}, seed {seed}", 1, 1)
                     run.log("trials", {"value": 0.25})
-                    run.finish({"test": [0.5, 0.7]})
+                    run.finish({"seed": seed, "validation": [], "test": [0.5, 0.7]})
         return comparison(seeds=2, drawn=False)
 
     fake.run_experiment = run_experiment
@@ -204,6 +206,55 @@ def test_a_run_folder_of_json_that_is_no_object(call, config, engine, tmp_path, 
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert name in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("trials.jsonl", '{"value": "x"}\n'),
+        ("trials.jsonl", "{}\n"),
+        ("DONE", '{"test": ["x"]}'),
+    ],
+)
+def test_show_names_what_is_damaged(call, config, engine, tmp_path, name, text):
+    call("run", config)
+    folder = next((tmp_path / "runs/try").glob("*/seed=1"))
+    (folder / name).write_text(text)
+    result = call("show", folder)
+    assert result.exit_code == 2
+    assert str(folder / name) in result.stderr
+    assert "run again with --resume" in result.stderr
+
+
+def test_show_sorts_labels_of_any_kind_and_seeds_by_number(call, tmp_path):
+    labels = [{"study": 3, "seed": 10}, {"study": 3, "seed": 2}, {"seed": []}, {}]
+    for index, config in enumerate(labels):
+        (tmp_path / f"runs/{index}").mkdir(parents=True)
+        (tmp_path / f"runs/{index}/config.json").write_text(json.dumps(config))
+    shown = call("show", "runs")
+    assert shown.exit_code == 0, shown.output
+    seeds = [line for line in shown.stdout.splitlines() if line.split()[1:2] == ["3"]]
+    assert [line.split("│")[3].strip() for line in seeds] == ["2", "10"]
+
+
+@pytest.mark.parametrize("text", ["{", '{"plan": 3}'])
+@pytest.mark.parametrize(
+    "command", [["run"], ["verify"], ["diagnose"], ["plan", "--memory", "1GB"]]
+)
+def test_damaged_memory_is_said_before_the_work(
+    call, config, engine, monkeypatch, tmp_path, command, text
+):
+    for name in ("estimators", "diagnose", "plan"):
+        monkeypatch.setattr(trust, name, None)
+    (tmp_path / "runs/try").mkdir(parents=True)
+    (tmp_path / "runs/try/trust.json").write_text(text)
+    name, *options = command
+    result = call(name, config, *options)
+    assert result.exit_code == 2, result.output
+    assert "trust.json" in result.stderr
+    assert "delete it" in result.stderr
+    assert "pydantic" not in result.stderr
+    assert engine.calls == []
 
 
 def test_a_folder_in_use_is_refused(call, config, engine, monkeypatch, tmp_path):

@@ -274,7 +274,7 @@ def test_a_typo_names_file_table_key_and_remedy(write):
         ("hparams.lr.low=-1.0", ["Log needs low > 0"]),
         ("hparams.lrs.low=0.1", ["unknown key", 'did you mean "lr"']),
         ("seeds=[1, 1]", ["each seed once"]),
-        ("seeds=[]", ["at least 1"]),
+        ("seeds=[]", ["expected: a list of at least 1 item"]),
         ("seeds=[-1]", ["greater than or equal to 0"]),
         ("seeds=[99999999999999999999]", ["less than or equal to 4294967295"]),
         ("seeds.x=1", ["seeds: wrong value", "list"]),
@@ -330,6 +330,8 @@ def test_a_fault_in_an_ablation_is_named_where_it_is_written(write):
     ("line", "word"),
     [
         ('[compare.methods.late]\nwinner_of = "many"', "earlier study"),
+        ('[compare.methods.late]\nwinner_of = "few."', "unknown search of few"),
+        ("[compare.methods.late]\nstudies = []", "a list of at least 1 item"),
         ('[compare.methods.late]\nstudies=["few", "mny"]', 'did you mean "many"'),
         ("[compare.methods.late]\nsearcer = 'GridSearch'", 'did you mean "searcher"'),
         ("[compare.methods.late]\nreference = 1", "boolean"),
@@ -404,6 +406,7 @@ def test_a_diamond_of_extends_is_no_loop(write):
     ("text", "word"),
     [
         ("raise RuntimeError('boom')", "RuntimeError on import: boom"),
+        ("import sys; sys.exit(3)", "SystemExit on import: 3"),
         ("x = 1", "registers no task"),
     ],
 )

@@ -206,8 +206,22 @@ def test_what_is_measured_once_holds_for_all_that_train_alike(config, tmp_path):
 
 def test_a_budget_is_never_overspent(config, tmp_path):
     (cell,) = load(config, ["budget.trainings=5"], mode="run").cells
-    with pytest.raises(ConfigError, match="pays for no round"):
+    words = (
+        "pays for 1 trials of 'GradientSearch' at 3 trainings each; one round takes 2 "
+        "of them: give at least 6, or lower the searcher's batch"
+    )
+    with pytest.raises(ConfigError, match=words):
         engine.run_cell(cell, 0, tmp_path)
+
+
+def test_rounding_takes_no_trial_from_a_budget(config, tmp_path):
+    settings = ["budget.trainings=33", "budget.cost_multiple=1.1"]
+    (cell,) = load(config, settings, mode="run").cells
+    assert int(33 / 1.1) == 29
+    run = SeedRun(cell, 0, tmp_path, False, lambda *_: None, Programs())
+    assert run._rounds(1.1) == 15
+    with pytest.raises(ConfigError, match="give at least 36,"):
+        run._rounds(18.0)
 
 
 def run_command(config, runs, *extra):

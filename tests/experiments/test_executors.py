@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from experiments import engine
 from experiments.cli import app
 from experiments.configs.faults import ConfigError
 from experiments.executors.kinds import InProcess, Processes, RayExecutor, executor
-from experiments.executors.workers import Origin
+from experiments.executors.workers import Origin, Worker
 from experiments.report import page
 from experiments.runs.jobs import Board, Outcome, jobs_of
 from experiments.storage import journal
@@ -198,7 +199,8 @@ def test_all_cells_of_a_command_may_fail(origin, valley, monkeypatch):
 
 
 def test_a_budget_that_pays_for_nothing_is_found_at_the_start(origin, tmp_path):
-    with pytest.raises(ConfigError, match="pays for no round"):
+    words = r"^try.toml: \[budget\] trainings: pays for 4 trials of 'second'"
+    with pytest.raises(ConfigError, match=words):
         compared(
             origin,
             InProcess(),
@@ -206,6 +208,120 @@ def test_a_budget_that_pays_for_nothing_is_found_at_the_start(origin, tmp_path):
             settings=("compare.methods.second.searcher.batch=9",),
         )
     assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+# What is there already.
+
+
+@pytest.mark.parametrize("where", [InProcess(), pytest.param(Processes(1), marks=slow)])
+def test_a_refused_config_keeps_the_results_that_are_there(origin, tmp_path, where):
+    runs = tmp_path / "runs"
+    compared(origin, InProcess(), runs)
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("DONE")}
+    assert len(before) == 6
+    extra = ("compare.methods.extra={searcher={batch=9}, studies=['a']}",)
+    with pytest.raises(ConfigError, match="pays for 4 trials of 'extra'"):
+        compared(origin, where, runs, settings=extra)
+    after = {path: path.stat().st_mtime_ns for path in runs.rglob("DONE")}
+    assert after == before
+    compared(origin, InProcess(), runs)
+    again = {path: path.stat().st_mtime_ns for path in runs.rglob("DONE")}
+    assert all(again[path] > before[path] for path in before)
+
+
+def test_results_are_kept_where_nothing_could_be_prepared(
+    origin, tmp_path, monkeypatch
+):
+    runs = tmp_path / "runs"
+    compared(origin, InProcess(), runs, mode="run")
+
+    def died(worker, job, report):
+        return Outcome(kind="failed", message="killed by SIGKILL")
+
+    monkeypatch.setattr(Worker, "do", died)
+    with pytest.raises(StoreError, match="killed by SIGKILL; earlier results are kept"):
+        compared(origin, InProcess(), runs, mode="run")
+    assert len(list(runs.rglob("DONE"))) == 2
+
+
+DAMAGE = {
+    "DONE": [b"{", b"{}", b"\xff", b'{"seed": 0, "validation": [], "test": []}'],
+    "config.json": [
+        b"{",
+        b"{}",
+        b'{"budget": 3}',
+        b'{"budget": {"execution": "loop"}}',
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [(name, data) for name in DAMAGE for data in DAMAGE[name]]
+)
+def test_a_damaged_result_is_one_failure_and_its_remedy_helps(
+    origin, tmp_path, valley, name, data
+):
+    """Of seed 1; the others are kept, and the page is written."""
+    runs = tmp_path / "runs"
+    calm = compared(origin, InProcess(), runs)
+    (folder,) = (runs / "try" / calm.studies[0].methods[1].cell).glob("seed=1")
+    (folder / name).write_bytes(data)
+    kept = {p: p.stat().st_mtime_ns for p in runs.rglob("DONE") if p.parent != folder}
+    command = ["compare", "try.toml", "--tasks", str(valley), "--resume"]
+    result = CliRunner().invoke(app, [*command, "--runs", "runs"])
+    assert result.exit_code == 1, result.output
+    assert "Report: " in result.stdout
+    (line,) = [li for li in result.stderr.splitlines() if li.startswith("failed: ")]
+    assert "second · seed 1" in line
+    whole = "delete the folder" in line
+    assert whole or "delete it and run again with --resume" in line
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+
+    if whole:
+        shutil.rmtree(folder)
+    else:
+        (folder / name).unlink()
+    again = compared(origin, InProcess(), runs, resume=True)
+    assert numbers(again) == numbers(calm)
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+
+
+def test_a_damaged_checkpoint_is_a_failure_of_its_own_job(
+    origin, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(journal, "SAVE_EVERY", 0.0)
+    runs = tmp_path / "runs"
+    calm = compared(origin, InProcess(), runs)
+    folder = runs / "try" / calm.studies[0].methods[0].cell / "seed=0"
+    (folder / "DONE").unlink()
+    for path in folder.glob("checkpoint*"):
+        path.write_bytes(b"PK")
+    broken = compared(origin, InProcess(), runs, resume=True)
+    (failure,) = broken.studies[0].methods[0].failures
+    remedy = f"damaged; delete the folder {folder} and run again with --resume"
+    assert failure.message.endswith(remedy)
+    shutil.rmtree(folder)
+    again = compared(origin, InProcess(), runs, resume=True)
+    assert numbers(again) == numbers(calm)
+
+
+def test_a_damaged_measurement_ends_the_command(origin, tmp_path):
+    runs = tmp_path / "runs"
+    (runs / "try").mkdir(parents=True)
+    (runs / "try/measured.json").write_text("{")
+    settings = ("budget.execution=auto",)
+    with pytest.raises(StoreError, match=r"measured.json.*; delete it and run again"):
+        compared(origin, InProcess(), runs, settings=settings)
+    assert not list(runs.rglob("trials.jsonl"))
+
+
+def test_the_page_shows_the_config_that_was_run(origin, tmp_path):
+    """Whatever has become of the file meanwhile."""
+    experiment = origin.load()
+    (tmp_path / "try.toml").unlink()
+    arguments = experiment, tmp_path / "runs", False, quiet
+    page = engine.run_experiment(*arguments)
+    assert page.reproduction.config == CONFIG
 
 
 # Who leads.

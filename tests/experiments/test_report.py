@@ -191,7 +191,7 @@ def test_a_method_that_finished_no_seed_is_listed_and_breaks_nothing(tmp_path, s
     assert "No seed of any method has finished." in text
     console = Console(width=300, file=io.StringIO())
     console.print(summary(page))
-    assert "Hybrid is best on test" in console.file.getvalue()
+    assert "Hybrid has the best mean on test" in console.file.getvalue()
 
 
 @pytest.fixture(scope="module")

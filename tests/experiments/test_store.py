@@ -17,6 +17,7 @@ from experiments.registry import load_tasks
 from experiments.results import read_result
 from experiments.storage import checkpoints
 from experiments.storage.files import (
+    DamagedError,
     StoreError,
     append_jsonl,
     make_folder,
@@ -25,6 +26,7 @@ from experiments.storage.files import (
     write_bytes,
     write_json,
 )
+from experiments.storage.journal import Journal
 from experiments.storage.store import measured_once, open_run, run_path
 
 
@@ -103,10 +105,12 @@ def test_damage_inside_a_log_is_no_torn_line(tmp_path):
 def test_json_that_is_no_object_is_no_record(tmp_path, text):
     path = tmp_path / "log.jsonl"
     path.write_text('{"x": 1}\n' + text + "\n")
-    with pytest.raises(StoreError, match="line 2: not a record: expected an object"):
+    with pytest.raises(DamagedError, match="line 2: not a record: expected an object"):
         read_jsonl(path)
     path.write_text(text)
-    with pytest.raises(StoreError, match=r"log.jsonl: expected an object"):
+    with pytest.raises(
+        DamagedError, match=r"log.jsonl: expected an object.* --resume$"
+    ):
         read_json(path)
 
 
@@ -196,14 +200,15 @@ def test_two_damaged_checkpoints_are_an_error(tmp_path):
         checkpoints.save(path, tree())
     for file in tmp_path.iterdir():
         file.write_bytes(b"PK")
-    with pytest.raises(StoreError, match=r"checkpoint.npz and checkpoint.previous.npz"):
+    words = f"checkpoint.npz and checkpoint.previous.npz .* the folder {tmp_path} and"
+    with pytest.raises(DamagedError, match=words):
         checkpoints.load(path, tree())
 
 
 def test_a_checkpoint_of_another_program_is_refused(tmp_path):
     path = tmp_path / "checkpoint.npz"
     checkpoints.save(path, {"x": jnp.zeros(3)})
-    with pytest.raises(StoreError, match="another kind of state"):
+    with pytest.raises(DamagedError, match="another kind of state; delete the folder"):
         checkpoints.load(path, {"x": jnp.zeros(4)})
 
 
@@ -238,7 +243,8 @@ def test_a_run_from_start_to_end(cell, tmp_path):
     ],
 )
 def test_a_result_that_no_run_wrote(tmp_path, table, words):
-    with pytest.raises(StoreError, match=f"DONE .*{words}.* run without --resume"):
+    remedy = "; delete it and run again with --resume"
+    with pytest.raises(DamagedError, match=f"DONE .*{words}.*{remedy}$"):
         read_result(tmp_path, table)
 
 
@@ -248,8 +254,30 @@ def test_rewind_keeps_what_the_checkpoint_knows(cell, tmp_path):
         assert [r["trial"] for r in run.rewind("trials", 3)] == [0, 1, 2]
         run.log("trials", {"trial": 3})
         assert [r["trial"] for r in run.records("trials")] == [0, 1, 2, 3]
-        with pytest.raises(StoreError, match="without --resume"):
+        remedy = f"; delete the folder {run.path} and run again with --resume"
+        with pytest.raises(DamagedError, match=f"knows of 9{remedy}$"):
             run.rewind("trials", 9)
+
+
+@pytest.mark.parametrize("name", ["trial", "value", "cost", "seconds"])
+@pytest.mark.parametrize("value", [None, "1.0", []])
+def test_a_record_without_its_numbers(cell, tmp_path, name, value):
+    whole = dict.fromkeys(("trial", "value", "cost", "seconds"), 1.0)
+    with open_run(tmp_path, cell, 0) as run:
+        run.log("trials", whole | {"seconds_searcher": 0.0}, whole | {name: value})
+        assert len(run.trials()) == 2
+        words = f"trials.jsonl, line 2: '{name}' is .* delete the folder {run.path} and"
+        with pytest.raises(DamagedError, match=words):
+            run.trials(*whole)
+        journal, count = Journal.resume(run, 1, lambda count: count)
+        assert len(journal.records) == count == 1  # What is cut off is not judged.
+
+
+def test_a_config_without_the_table_that_is_resolved(cell, tmp_path):
+    with open_run(tmp_path, cell, 0) as run:
+        write_json(run.path / "config.json", {})
+        with pytest.raises(DamagedError, match="no table 'budget'; delete it and run"):
+            run.resolve("budget", {"cost_multiple": 1.0})
 
 
 def test_what_is_measured_first_stays(tmp_path):

@@ -43,7 +43,7 @@ def runs(cell, tmp_path):
     with open_run(tmp_path, cell, 0) as run:
         run.log("trials", *trials(0, 4))
         numbers = {"objective": [2.0, 3.0], "validation": [0.5], "test": [0.25, 0.75]}
-        run.finish(numbers)
+        run.finish({"seed": 0} | numbers)
     return tmp_path / "try"
 
 
@@ -141,6 +141,25 @@ def test_following_a_run_until_its_leader_ends(cell, tmp_path, monkeypatch):
     late = seen[0].read_bytes()
     assert late.startswith(early)
     assert len(scalars(seen[0])["trial/value"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("DONE", "{}"),
+        ("trials.jsonl", '{"trial": 0, "value": 1.0, "cost": 1.0}\n'),
+        ("trials.jsonl", '{"trial": 0, "value": "x", "cost": 1, "seconds": 1}\n'),
+        ("meta.json", '{"started": 3}'),
+        ("meta.json", '{"started": "soon"}'),
+    ],
+)
+def test_a_damaged_run_is_one_message(runs, name, text):
+    (path,) = runs.rglob(name)
+    path.write_text(text)
+    result = CliRunner().invoke(app, ["tensorboard", str(runs)])
+    assert result.exit_code == 2
+    assert str(path) in result.stderr
+    assert "run again with --resume" in result.stderr
 
 
 def test_the_command_and_what_it_refuses(runs, tmp_path, monkeypatch):

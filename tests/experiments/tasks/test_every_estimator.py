@@ -22,7 +22,7 @@ ESTIMATORS = (
     hg.Reversible(),
     hg.Implicit(),
     hg.ForwardSharing(),
-    hg.FiniteDifference(),
+    hg.FiniteDifference(step=1e-6),  # F is rough over the rates of recurrent networks.
     hg.OnlineReverse(),
 )
 # One more than the window of ForwardSharing, and than the classes of the digits.

