@@ -91,10 +91,10 @@ def _verdict(study: StudyResult, page: Comparison) -> Verdict:
     tails = " ".join(_against(winner, *other, page, all_seeds) for other in others)
     if len(level) > 1:
         # Not a gradient search's victory if another method has the same.
-        kinds = [m.kind for m in level if m.kind != "gradient"] or [winner.kind]
+        first = next((m for m in level if m.kind != "gradient"), winner)
         names = " and ".join(m.title for m in level)
         text = f"{names} are level on test: {score}. {tails}"
-        return Verdict(study.title, kinds[0], text.strip())
+        return Verdict(study.title, first.kind, text.strip())
     clear = all(_separates(winner, other, page) for _, other in others)
     if winner.kind == "gradient" or len({m.kind for m in ranked}) == 1:
         says = "is best on test:" if clear else "has the best mean on test:"
