@@ -40,6 +40,7 @@ def test_reaches_a_minimum_that_values_alone_do_not(key):
     assert minimum(GradientBayesianSearch) < 0.01 * minimum(BayesianSearch)
 
 
+@pytest.mark.slow
 def test_slopes_are_those_in_the_cube_in_units_of_the_targets():
     space = Space({"lr": Log(1e-3, 1.0), "x": Linear(-2.0, 4.0)})
     coords = jax.vmap(space.from_cube)(jnp.array([[0.2, 0.3], [0.6, 0.9]]))

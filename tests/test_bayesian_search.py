@@ -51,6 +51,7 @@ def test_batches_find_the_minimum_of_hartmann():
         assert closest_pair(batch) > 1e-4
 
 
+@pytest.mark.slow
 def test_learns_in_grouped_high_dimension(key):
     space = Space({"a": Linear(0.0, 1.0, shape=20), "b": Linear(0.0, 1.0, shape=20)})
     searcher = BayesianSearch(fit_steps=10, num_candidates=256)

@@ -178,6 +178,7 @@ def test_masked_rows_change_nothing():
             np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_values_alone_are_the_plain_process():
     (params, groups), (rows, targets) = made(3), observed(3, 3)
     mask, asked = rows.of_value == 1, jnp.full((2, 3), 0.4)
@@ -207,6 +208,7 @@ def test_evidence_gradient_is_that_of_central_differences():
         np.testing.assert_allclose(slope[i], central, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_float32_is_finite_where_points_coincide():
     with jax.enable_x64(False):
         rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ def run(page: Path) -> dict:
     return names
 
 
+@pytest.mark.slow
 def test_choosing_an_estimator(capsys):
     names = run(ROOT / "docs" / "choosing-an-estimator.md")
     out = capsys.readouterr().out

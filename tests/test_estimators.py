@@ -106,6 +106,7 @@ def test_estimators_agree_on_the_digits_mlp(dtype, tolerance, key):
             assert relative(result, reference) < tolerance, name
 
 
+@pytest.mark.slow
 def test_finite_differences_of_the_digits_mlp(key):
     problem, hparams = digits(6)
     exact = hg.hypergrad(problem, hg.Reverse())(hparams, key)

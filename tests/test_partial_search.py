@@ -328,6 +328,7 @@ def test_a_lineage_is_more_than_its_last_hparams(key):
         np.testing.assert_allclose(study.trials.values[trial], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_neither_the_layout_nor_the_memory_changes_a_number(key):
     problem = noisy()
     searcher = SuccessiveHalving(num=4, eta=2, num_rungs=2)

@@ -22,8 +22,10 @@ from tests.problems import relative
 # These train by gradient steps of their own, whatever the problem's optimiser.
 OWN_STEPS = (hg.SABA, hg.F2SA, hg.BOME, hg.SelfTuning)
 
-# What each estimator is asked by default; the problems are dealt out in turn.
-DEFAULT = [(name, list(CASES)[(3 * i) % len(CASES)]) for i, name in enumerate(ROWS)]
+# What each estimator is asked by default; the problems are dealt out in turn, but for
+# the dearest: `test_engine` has the hypergradients of that one.
+CHEAP = [case for case in CASES if case != "digits MLP"]
+DEFAULT = [(name, CHEAP[(3 * i) % len(CHEAP)]) for i, name in enumerate(ROWS)]
 TABLE = [(name, case) for name in ROWS for case in CASES]
 SLOW = [pair for pair in TABLE if pair not in DEFAULT]
 

@@ -146,11 +146,14 @@ def panels(
 
 
 def legend(figure: Figure, axes: Axes, found: Looks) -> None:
-    """The legend of one axes below the whole figure, in the order of the page."""
+    """The legend of one axes below the whole figure, in the order of the page.
+
+    None of more than MAX_PANELS lines: so many colours nobody tells apart.
+    """
     drawn = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     titles = names([{look.title: None for look in found.values()}])
     titles = [title for title in titles if title in drawn]
-    if titles:
+    if 0 < len(titles) <= MAX_PANELS:
         made = figure.legend(
             [drawn[title] for title in titles],
             titles,

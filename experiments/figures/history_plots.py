@@ -34,8 +34,7 @@ def optimization_history(study: StudyResult, page: Comparison, found: Looks) -> 
     middle.set_ylim(left.get_ylim())
     left.set_ylabel("validation loss F")
     _scores(right, study, page, found)
-    if len(searches(study)) <= MAX_PANELS:  # More colours nobody tells apart.
-        legend(figure, left, found)
+    legend(figure, left, found)
     return figure
 
 

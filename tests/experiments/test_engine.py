@@ -61,8 +61,8 @@ task.example_weights = true
 [compare.methods.gradient]
 [compare.methods.random]
 searcher = { name = "RandomSearch" }
-[compare.methods.bayesian]
-searcher = { name = "BayesianSearch", batch = 4 }
+[compare.methods.sobol]
+searcher = { name = "SobolSearch", batch = 4 }
 studies = ["a"]
 [compare.methods.valid_only]
 reference = true

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.figures import comparison_plots, history_plots, plots, trial_plots
-from experiments.figures.drawing import looks
+from experiments.figures.drawing import as_svg, looks
 from experiments.results import MethodResult, SeedResult, StudyResult
 
 FIGURES = {
@@ -142,3 +142,22 @@ def test_dimensions_show_each_search_where_it_has_a_score(scaling):
     best = np.max([line.get_ydata() for line in drawn.values()], axis=0)
     np.testing.assert_allclose(best, 1.0)
     assert right.yaxis_inverted()
+
+
+def test_forty_methods_are_drawn_without_their_names(scaling):
+    """Axes that a legend presses to nothing warn, and a warning is an error."""
+    page = scaling((3,), seeds=2)
+    (study,) = page.studies
+    methods = [
+        method.model_copy(
+            update={"label": f"{method.label}{i}", "title": f"{method.title} {i}"}
+        )
+        for i in range(6)
+        for method in study.methods
+    ]
+    study = study.model_copy(update={"methods": methods})
+    drawn = plots.figures(study, page.model_copy(update={"studies": [study]}))
+    assert "optimization_history" in drawn
+    for figure in drawn.values():
+        as_svg(figure)
+        assert not figure.legends

@@ -134,6 +134,7 @@ def test_diagnose_and_plan_print_and_are_remembered(call, tmp_path):
     assert kept.plan.splitlines()[0] in planned.output
 
 
+@pytest.mark.slow
 def test_verify_fails_what_disagrees_and_remembers_it(call, tmp_path):
     result = call("verify", "--keys", "2", "--set", "estimator={name='Inflated'}")
     assert result.exit_code == 1, result.output
