@@ -1,4 +1,4 @@
-"""`python -m experiments`: run, ablate, compare; verify, diagnose, plan; check, show.
+"""`python -m experiments`: run, ablate, compare; reproduce; verify, diagnose, plan; ...
 
 What a user can put right is one message on stderr and exit code 2, never a traceback;
 cells that failed are a line each and exit code 1, when all others are done; Ctrl-C is
@@ -90,15 +90,49 @@ _add_command("compare", "Run every method on every study, and write one page.")
 
 
 @app.command()
+def reproduce(
+    config: Annotated[Path | None, typer.Argument(help="a TOML file")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="all paper_configs that expect something")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="where --all writes its page")
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    tasks: Tasks = None,
+    runs: Runs = Path("runs"),
+    executor: Executor = "in-process",
+) -> None:
+    """Run published experiments and hold each number against the published one."""
+    with _polite():
+        from experiments.reproduce import commands
+
+        if every != (config is None):
+            raise typer.BadParameter("give one config, or --all")
+        files = commands.expecting() if config is None else [config]
+        origins = [
+            _origin(file, settings, seed, tasks, "check", runs) for file in files
+        ]
+        whole = page or runs / "reproductions.md" if every else None
+        good = commands.reproduce(origins, whole, resume, dry_run, executor)
+    if not good:
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(
     config: Config, settings: Set = None, seed: Seed = None, tasks: Tasks = None
 ) -> None:
     """Validate a config and print the cells it asks for."""
     with _polite():
         from experiments import terminal
+        from experiments.reproduce import commands
 
-        experiment = _load(config, settings, tasks, seed)
-        terminal.console().print(terminal.cells(experiment))
+        origin = _origin(config, settings, seed, tasks, "check", Path("runs"))
+        terminal.console().print(terminal.cells(commands.loaded(origin)))
 
 
 @app.command()

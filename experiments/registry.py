@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 from pydantic import BaseModel, ConfigDict
 
 from experiments.configs.faults import ConfigError, Fault
+from experiments.paper import PAPERS
 
 if TYPE_CHECKING:
     from jax import Array
@@ -123,22 +124,23 @@ def remembered(fn: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def load_tasks(files: tuple[Path, ...] = ()) -> None:
-    """Register the project's own tasks, then those of the given Python files.
+    """Register the project's own tasks and papers, then those of Python files.
 
     Raises:
         ConfigError: a file is missing, fails to import, or registers no task.
     """
     importlib.import_module("experiments.tasks")
+    importlib.import_module("experiments.papers")
     for file in files:
-        before = dict(TASKS)
+        before = {**TASKS, **PAPERS}
         _import(file)
-        if before == TASKS:
+        if before == {**TASKS, **PAPERS}:
             raise ConfigError(
                 [
                     Fault(
                         str(file),
-                        message="registers no task",
-                        expected="@register(NAME)",
+                        message="registers no task and no paper",
+                        expected="@register(NAME) or @paper(NAME)",
                     )
                 ]
             )

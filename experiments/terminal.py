@@ -12,6 +12,7 @@ from rich.text import Text
 from experiments.configs.build import table_of
 from experiments.configs.cells import Cell, Experiment
 from experiments.configs.documents import flatten
+from experiments.configs.papers import PaperCell, PaperExperiment
 from experiments.report.learned import Learned, learned
 from experiments.report.page import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
 from experiments.report.verdict import number, verdicts
@@ -22,15 +23,19 @@ from experiments.storage.store import RunFolder
 SHORT = 6  # columns of what was learned that a line of a terminal holds
 
 
-def cells(experiment: Experiment) -> RenderableType:
+def cells(experiment: Experiment | PaperExperiment) -> RenderableType:
     """The cells that a config asks for."""
     seeds = ", ".join(map(str, experiment.config.seeds))
     count = len(experiment.cells)
     title = f"{experiment.config.name}: {count} cell{'s' * (count != 1)}, seeds {seeds}"
     table = _table("study", "method", "cell", "task", "search", title=title)
     for cell in experiment.cells:
-        task, search = brief(cell.task), _search(cell)
-        table.add_row(cell.study, cell.title, cell.hash, task, search)
+        if isinstance(cell, PaperCell):
+            what = brief(cell.paper)
+            how = brief(cell.estimator) if cell.estimator else "its own rule"
+        else:
+            what, how = brief(cell.task), _search(cell)
+        table.add_row(cell.study, cell.title, cell.hash, what, how)
     return table
 
 

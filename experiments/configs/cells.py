@@ -118,12 +118,12 @@ class Cell:
         """A name for all cells that train alike: estimator, task and their hash."""
         alike = {"task", "hparams", "estimator", "choices"}
         same = {name: part for name, part in self.table.items() if name in alike}
-        return f"{same['estimator']['name']} on {same['task']['name']} {_digest(same)}"
+        return f"{same['estimator']['name']} on {same['task']['name']} {digest(same)}"
 
     @cached_property
     def hash(self) -> str:
-        """Ten hex digits of the sha256 of the canonical JSON of `table`."""
-        return _digest(self.table)
+        """The digest of `table`."""
+        return digest(self.table)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def canonical(table: Any) -> str:
     return json.dumps(table, sort_keys=True, separators=(",", ":"))
 
 
-def _digest(table: Any) -> str:
+def digest(table: Any) -> str:
+    """Ten hex digits of the sha256 of a table's canonical JSON."""
     return hashlib.sha256(canonical(table).encode()).hexdigest()[:10]
 
 
@@ -167,17 +168,29 @@ def load(
     Raises:
         ConfigError: everything that is wrong, at once.
     """
+    faults, config, written = opened(file, overrides)
+    if subtree(faults.document, ("paper",)):
+        message = "a paper's own protocol, on which no search runs"
+        hint = f"python -m experiments reproduce {file}"
+        faults.add(("paper",), message, hint=hint)
+        raise ConfigError(faults.found)
+    cells = tuple(_Reader(faults, catalog or Catalog.installed()).cells(mode))
+    if faults.found or config is None:
+        raise ConfigError(faults.found)
+    return Experiment(file, config, cells, written)
+
+
+def opened(
+    file: Path, overrides: Iterable[str] = ()
+) -> tuple[Faults, Config | None, str]:
+    """The document of a file with its overrides, its models, and its text."""
     document = read(file)
     written = file.read_text(encoding="utf-8")
     for text in overrides:
         document = merge(document, override(text))
     stem = Leaf(file.stem, Source(str(file), ("name",)))
     faults = Faults(merge({("name",): stem}, document), str(file))
-    config = validate(faults, (), Config)
-    cells = tuple(_Reader(faults, catalog or Catalog.installed()).cells(mode))
-    if faults.found or config is None:
-        raise ConfigError(faults.found)
-    return Experiment(file, config, cells, written)
+    return faults, validate(faults, (), Config), written
 
 
 class _Reader:
@@ -186,7 +199,7 @@ class _Reader:
     def __init__(self, faults: Faults, catalog: Catalog):
         self.faults, self.catalog = faults, catalog
         self.document = faults.document
-        self.base = _sections(self.document)
+        self.base = sections(self.document)
         self.name = str(value_at(self.document, ("name",)))
 
     def cells(self, mode: Mode) -> Iterator[Cell]:
@@ -291,7 +304,7 @@ class _Reader:
         return [(study, each) for each in methods]
 
     def _overlaid(self, base: Document, kind: str, label: str) -> Document:
-        return merge(base, _sections(subtree(self.document, ("compare", kind, label))))
+        return merge(base, sections(subtree(self.document, ("compare", kind, label))))
 
     def _cell(
         self, document: Document, study: str, study_title: str, label: str, how: Method
@@ -409,7 +422,8 @@ class _Reader:
         )
 
 
-def _sections(document: Document) -> Document:
+def sections(document: Document) -> Document:
+    """Of a document or an overlay, what makes a cell."""
     return {
         _split(path) if path[0] == "choices" else path: leaf
         for path, leaf in document.items()

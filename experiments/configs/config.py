@@ -9,23 +9,35 @@
     [choices]    "model.depth" = [1, 2]   # discrete: fields of the task, their options
     [ablate]     "task.noise" = [0.0, 0.2, 0.4]
     [compare.studies.LABEL]  [compare.methods.LABEL]   # overlays of all the above
+    [paper]      name = "shaban2019_toy"  # instead of [task]: a paper's own protocol
+    [expect.QUANTITY]  value = 0.5744     # what `reproduce` holds the result against
 
 A cell is one setting of task, estimator, searcher, budget and bounds; its hash names
 its run folder. A config executes no code.
 """
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from experiments.configs.build import Faults
 from experiments.configs.documents import Keys, value_at
 
-SECTIONS = ("task", "estimator", "searcher", "budget", "hparams", "choices")
+SECTIONS = ("task", "paper", "estimator", "searcher", "budget", "hparams", "choices")
 Model = TypeVar("Model", bound=BaseModel)
 Choice = Any  # "Name" or {name = "Name", ...}; experiments.configs.build judges it.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # What numpy and jax both take.
+Origin = Literal[
+    "authors", "printed", "closed form", "identity", "rerun", "claim", "recalled"
+]
 Multiple = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
@@ -68,11 +80,53 @@ class Range(Frozen):
 
 
 class Expected(Frozen):
-    """A number that the result is held against, and where it comes from."""
+    """A number that a result is held against, and where it comes from.
 
-    value: float | list[float]
+    Exactly one of `value`, `at_least`, `at_most` and `below` is given; two bounds make
+    a range.
+
+    Attributes:
+        quantity: what is looked at, `METHOD.NAME` or `NAME`; the table's own label
+            unless given.
+        title: how tables call it.
+        value: the published number, or one for each of `at`.
+        at: where on the x axis of a curve.
+        tolerance: how far from `value` ours may be.
+        relative: likewise, in parts of `value`; the two add up.
+        factor: at most this many times more or less than `value`.
+        at_least, at_most: bounds, of every point of a curve (or of those `at`).
+        below: another quantity, which has to be larger.
+        origin: where the number comes from: the authors' own code or result files, a
+            printed table, a closed form, an identity, an independent rerun, a claim in
+            words, or memory. A recalled one is shown and decides nothing.
+        note: what a reader should know about it.
+    """
+
+    quantity: str = ""
+    title: str = ""
+    value: float | list[float] | None = None
+    at: list[float] = []
     tolerance: Annotated[float, Field(ge=0)] = 0.0
-    origin: str
+    relative: Annotated[float, Field(ge=0)] = 0.0
+    factor: Annotated[float, Field(gt=1)] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    below: str = ""
+    origin: Origin
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        bounds = self.at_least is not None or self.at_most is not None
+        if (self.value is not None) + bounds + bool(self.below) != 1:
+            raise ValueError("give value, or at_least and at_most, or below")
+        if isinstance(self.value, list) and len(self.value) != len(self.at):
+            raise ValueError(
+                f"at and value are as long; got {len(self.at)} and {len(self.value)}"
+            )
+        if isinstance(self.value, float) and len(self.at) > 1:
+            raise ValueError("value has to be a list, one number for each of at")
+        return self
 
 
 class Overlay(Frozen):
@@ -80,6 +134,7 @@ class Overlay(Frozen):
 
     title: str | None = None
     task: Choice = {}
+    paper: Choice = {}
     estimator: Choice = {}
     searcher: Choice = {}
     budget: dict[str, Any] = {}
@@ -116,13 +171,20 @@ class Compare(Frozen):
 
 
 class Config(Frozen):
-    """The whole file, after `extends` and `--set`."""
+    """The whole file, after `extends` and `--set`.
+
+    Attributes:
+        reference: the paper, and which figure or table of it.
+        expect: what `reproduce` holds the result against.
+    """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     title: str = ""
     claim: str = ""
+    reference: str = ""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     task: Choice = {}
+    paper: Choice = {}
     estimator: Choice = {}
     searcher: Choice = {}
     budget: Budget = Budget()

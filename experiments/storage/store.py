@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from experiments.configs.cells import Cell
+from experiments.configs.papers import PaperCell
 from experiments.storage import checkpoints
 from experiments.storage.files import (
     DamagedError,
@@ -41,6 +42,7 @@ from experiments.storage.files import (
     write_json,
 )
 
+Kept = Cell | PaperCell  # what a run folder is of
 Tree = TypeVar("Tree")
 Value = TypeVar("Value")
 PATIENCE = 5.0  # seconds for a worker to notice that its leader has been killed
@@ -143,14 +145,14 @@ class RunFolder:
         return f"the folder {self.path}"
 
 
-def run_path(root: Path, cell: Cell, seed: int) -> Path:
+def run_path(root: Path, cell: Kept, seed: int) -> Path:
     """runs/NAME/CELL-HASH/seed=N."""
     return root / cell.name / cell.hash / f"seed={seed}"
 
 
 @contextlib.contextmanager
 def open_run(
-    root: Path, cell: Cell, seed: int, *, resume: bool = False
+    root: Path, cell: Kept, seed: int, *, resume: bool = False
 ) -> Iterator[RunFolder]:
     """The folder of a cell and seed, held by this process until the block ends.
 
@@ -175,7 +177,7 @@ def open_run(
         yield folder
 
 
-def free_run(root: Path, cell: Cell, seed: int, *, keep: bool) -> None:
+def free_run(root: Path, cell: Kept, seed: int, *, keep: bool) -> None:
     """Make a run's folder, see that nobody writes to it, and clear it unless `keep`.
 
     A worker whose leader was killed may hold it for a moment.

@@ -230,9 +230,9 @@ def test_another_search_makes_another_winner(write):
 
 
 def test_expected_numbers_are_kept(write):
-    text = '[expect.loss]\nvalue = 0.5\ntolerance = 0.1\norigin = "Table 1"\n'
+    text = '[expect.loss]\nvalue = 0.5\ntolerance = 0.1\norigin = "printed"\n'
     config = load(write(BASE + text)).config
-    assert config.expect["loss"].origin == "Table 1"
+    assert config.expect["loss"].origin == "printed"
 
 
 # How it fails.

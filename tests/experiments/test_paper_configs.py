@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.configs.cells import load
+from experiments.configs.papers import has_paper, load_paper
 from experiments.registry import load_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ def test_header_and_cells(path):
     if "[search,gp]" in text and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
     load_tasks()
-    experiment = load(path)  # The cells of every command it has.
+    # The cells of every command it has.
+    experiment = load_paper(path) if has_paper(path) else load(path)
     assert experiment.config.name == path.stem
     assert experiment.cells

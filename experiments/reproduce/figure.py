@@ -1,0 +1,136 @@
+"""A paper's figure redrawn: our curves as lines, its published points as rings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.configs.config import Expected
+from experiments.figures.drawing import INK, STYLE
+from experiments.paper import Curve, Panel
+from experiments.reproduce.found import Found, mean_curve, quantity
+
+_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#5B5BA5", "#222222"),
+)
+_WIDTH, _HEIGHT = 4.2, 2.9  # inches of a panel
+_RINGS = 40  # published points that a panel shows of each curve
+_IMAGES = 10  # of each picture
+
+
+class _Line(NamedTuple):
+    """One curve of a panel."""
+
+    name: str
+    label: str
+    curve: Curve
+
+
+def draw(
+    panels: Sequence[Panel], found: Found, expect: Mapping[str, Expected]
+) -> Figure | None:
+    """The panels side by side, then the pictures; None if there is nothing to draw.
+
+    Args:
+        panels: of the paper; those whose curves were not measured are left out.
+        found: what was measured; means over seeds are drawn.
+        expect: its published values with an x are the rings.
+    """
+    drawn = [(panel, lines) for panel in panels if (lines := _lines(panel, found))]
+    pictures = list(found.pictures.items())
+    count = len(drawn) + len(pictures)
+    if not count:
+        return None
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows))
+        grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
+        for panel, lines in drawn:
+            _panel(grid.pop(0), panel, lines, expect)
+        for title, images in pictures:
+            _pictures(grid.pop(0), title, np.array(images[:_IMAGES], float))
+        for axes in grid:
+            axes.set_visible(False)
+    return figure
+
+
+def _lines(panel: Panel, found: Found) -> list[_Line]:
+    return list(_each(panel, found))
+
+
+def _each(panel: Panel, found: Found) -> Iterator[_Line]:
+    for method, title in found.methods.items():
+        for name in panel.curves:
+            known = found.curves.get(quantity(method, name))
+            if known:
+                words = name.replace("_", " ")
+                several = title and len(panel.curves) > 1
+                label = f"{title}: {words}" if several else title or words
+                yield _Line(quantity(method, name), label, mean_curve(known))
+
+
+def _panel(
+    axes: Axes, panel: Panel, lines: list[_Line], expect: Mapping[str, Expected]
+) -> None:
+    rings = ""
+    for index, line in enumerate(lines):
+        color = _COLORS[index % len(_COLORS)]
+        dash = ("-", "--", ":")[index // len(_COLORS) % 3]
+        x, y = np.array(line.curve.x), np.array(line.curve.y)
+        dot = "." if len(x) == 1 else ""
+        label = line.label if len(lines) > 1 else None
+        axes.plot(x, y, color=color, ls=dash, marker=dot, label=label)
+        for at, value, origin in _published(line.name, expect):
+            axes.plot(at, value, "o", mec=color, mfc="none", ms=5, mew=1.1)
+            rings = origin
+    if rings:
+        axes.plot([], [], "o", mec=INK, mfc="none", ms=5, mew=1.1, label=rings)
+    if "x" in panel.log:
+        axes.set_xscale("log")
+    if "y" in panel.log:
+        axes.set_yscale("symlog" if _any_negative(lines) else "log")
+    axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    if rings or len(lines) > 1:
+        axes.legend(fontsize=7.5)
+
+
+def _published(
+    name: str, expect: Mapping[str, Expected]
+) -> Iterator[tuple[Sequence[float], Sequence[float], str]]:
+    """(x, y, origin) of the values of a curve, thinned where there are very many."""
+    for label, each in expect.items():
+        if (each.quantity or label) == name and each.value is not None and each.at:
+            values = each.value if isinstance(each.value, list) else [each.value]
+            step = -(-len(values) // _RINGS)
+            yield each.at[::step], values[::step], _word(each.origin)
+
+
+def _word(origin: str) -> str:
+    return {"authors": "published", "printed": "published"}.get(origin, origin)
+
+
+def _any_negative(lines: list[_Line]) -> bool:
+    return any(min(line.curve.y) <= 0 for line in lines)
+
+
+def _pictures(axes: Axes, title: str, images: np.ndarray) -> None:
+    """A grid of images, dark for large."""
+    count, height, width = images.shape
+    columns = -(-count // 2) if count > 5 else count
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1), columns * (width + 1)), np.nan)
+    for index, image in enumerate(images):
+        top, left = divmod(index, columns)
+        span = max(float(np.ptp(image)), 1e-12)
+        where = np.s_[top * (height + 1) :, left * (width + 1) :]
+        sheet[where][:height, :width] = (image - image.min()) / span
+    axes.imshow(sheet, cmap="gray_r", interpolation="nearest")
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,102 @@
+"""A config run and held against its [expect]."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from experiments.configs.cells import Experiment, load
+from experiments.configs.faults import ConfigError, Fault
+from experiments.configs.papers import PaperExperiment, has_paper, load_paper
+from experiments.executors.kinds import Executor, InProcess
+from experiments.executors.workers import Origin
+from experiments.progress import Report
+from experiments.reproduce.figure import draw
+from experiments.reproduce.found import OUTER, Found, of_comparison
+from experiments.reproduce.page import Reproduced
+from experiments.reproduce.protocol import run_protocol
+from experiments.reproduce.verdict import judge
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config that is ready to be run.
+
+    Attributes:
+        origin: the command.
+        loaded: its cells: of a paper's protocol, or of an ordinary config.
+        same: whether it asks for the published setting: no `--set` has changed the
+            data, the sizes or the seeds. Another estimator asks for the same number.
+    """
+
+    origin: Origin
+    loaded: PaperExperiment | Experiment
+    same: bool
+
+
+def planned(origin: Origin) -> Plan:
+    """Read a config for `reproduce`.
+
+    Raises:
+        ConfigError: it is wrong, or it expects nothing.
+    """
+    file, own = Path(origin.config), origin.settings
+    loaded = load_any(file, own)
+    if not loaded.config.expect:
+        message, hint = "nothing is expected of this config", "[expect.QUANTITY]"
+        raise ConfigError([Fault(str(file), ("expect",), message, expected=hint)])
+    return Plan(origin, loaded, not own or _setting(loaded) == _setting(load_any(file)))
+
+
+def run(
+    plan: Plan, resume: bool, report: Report, executor: Executor = InProcess()
+) -> Reproduced:
+    """Run what is planned, and judge it.
+
+    Raises:
+        ConfigError, StoreError: as `engine.run_experiment` does.
+    """
+    loaded, root, panels = plan.loaded, Path(plan.origin.runs), (OUTER,)
+    if isinstance(loaded, PaperExperiment):
+        found = run_protocol(loaded, root, resume, report)
+        panels = loaded.cells[0].paper.panels
+    else:
+        found = _compared(plan, loaded, root, resume, report, executor)
+    config = loaded.config
+    lines = judge(config.expect, found, plan.same)
+    figure = draw(panels, found, config.expect if plan.same else {})
+    return Reproduced(plan.origin.config, config, found, lines, figure)
+
+
+def _compared(
+    plan: Plan,
+    loaded: Experiment,
+    root: Path,
+    resume: bool,
+    report: Report,
+    executor: Executor,
+) -> Found:
+    from experiments import engine, terminal
+
+    origin = plan.origin.model_copy(update={"mode": _mode(loaded)})
+    arguments = loaded, root, resume, report, executor, origin
+    comparison = engine.run_experiment(*arguments)
+    return of_comparison(comparison, terminal.failures(comparison))
+
+
+def load_any(file: Path, settings: Iterable[str] = ()) -> PaperExperiment | Experiment:
+    """The cells that `reproduce` runs: of a [paper], or of a comparison or one run."""
+    if has_paper(file, settings):
+        return load_paper(file, settings)
+    checked = load(file, settings)
+    return load(file, settings, mode=_mode(checked))
+
+
+def _mode(experiment: Experiment) -> Literal["compare", "run"]:
+    return "compare" if experiment.config.compare.methods else "run"
+
+
+def _setting(loaded: PaperExperiment | Experiment) -> list[object]:
+    """What the published number is of."""
+    of = "paper" if isinstance(loaded, PaperExperiment) else "task"
+    return [loaded.config.seeds, *(cell.table[of] for cell in loaded.cells)]
