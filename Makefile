@@ -12,7 +12,7 @@ quickstart: $(VENV)/experiments.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
-test-slow: $(VENV)/test.stamp
+test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m slow
 
 lint: $(VENV)/dev.stamp

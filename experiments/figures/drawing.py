@@ -5,6 +5,7 @@ safe for the colour-blind), references grey. Where colours run out lines are das
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ STYLE: dict[Any, Any] = {
     "ytick.labelsize": 8.5,
 }
 MAX_PANELS = 12
+TITLE_WIDTH = 112  # characters that fit side by side across a figure
 COST = "inner-training equivalents"
 
 
@@ -138,7 +140,7 @@ def panels(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, title in zip(grid, titles, strict=False):
         draw(axes, title)
-        axes.set_title(title)
+        axes.set_title(textwrap.fill(title, TITLE_WIDTH // columns))
         log_if_wide(axes)
     for axes in grid[len(titles) :]:
         axes.set_visible(False)
@@ -186,7 +188,8 @@ def plain_ticks(axis: Axis) -> None:
     """0.1 and 20 rather than powers of ten; 1, 2 and 5 of each decade if few fit."""
     low, high = axis.get_view_interval()
     steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
-    axis.set_major_locator(LogLocator(subs=steps, numticks=8))
+    most = 5 if axis.axis_name == "x" else 8  # Numbers are wider than high.
+    axis.set_major_locator(LogLocator(subs=steps, numticks=most))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -51,10 +52,13 @@ quiet = lambda *_: None
 slow = pytest.mark.slow
 # Ray forks where JAX has threads, and leaves sockets to the garbage collector.
 ray_warns = pytest.mark.filterwarnings("ignore")
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="pip install 'hypergrad[dist]'"
+)
 EVERYWHERE = [
     InProcess(),
     pytest.param(Processes(2), marks=slow),
-    pytest.param(RayExecutor(2), marks=[slow, ray_warns]),
+    pytest.param(RayExecutor(2), marks=[slow, ray_warns, needs_ray]),
 ]
 
 
@@ -101,7 +105,11 @@ def test_processes_give_the_numbers_of_one(origin, tmp_path):
 @slow
 @ray_warns
 @pytest.mark.parametrize(
-    "where", [Processes(2), Processes(4), RayExecutor(2), RayExecutor(4)]
+    "where",
+    [
+        *(Processes(2), Processes(4)),
+        *(pytest.param(RayExecutor(n), marks=needs_ray) for n in (2, 4)),
+    ],
 )
 def test_every_executor_gives_the_same_numbers(origin, tmp_path, where):
     origin = origin.model_copy(update={"settings": GRADIENTS})

@@ -5,6 +5,7 @@ state that is not what it was in the numbers.
 """
 
 import fcntl
+import importlib.util
 import json
 import os
 import random
@@ -124,7 +125,19 @@ def struck(process, runs, victim, moments):
     return False
 
 
-@pytest.mark.parametrize("executor", ["processes:2", "ray:2"])
+@pytest.mark.parametrize(
+    "executor",
+    [
+        "processes:2",
+        pytest.param(
+            "ray:2",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("ray") is None,
+                reason="pip install 'hypergrad[dist]'",
+            ),
+        ),
+    ],
+)
 def test_ten_kills_change_nothing(command, tmp_path, executor):
     calm = finished(command, tmp_path / "calm", "in-process")
     assert len(calm) == 10
