@@ -74,8 +74,9 @@ def _run(
         except StoreError:
             raise
         except Exception as error:
-            folder.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            folder.fail(told, traceback.format_exc())
+            return told
         seconds = time.perf_counter() - began
         done = Done(seed=seed, seconds=seconds, measured=measured)
         folder.finish(done.model_dump(mode="json"))
