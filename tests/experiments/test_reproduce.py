@@ -384,6 +384,7 @@ def test_published_points_are_rings_and_lines_are_ours():
     panels = (Panel("Loss", ("loss",), "step", "F"), Panel("None", ("no",), "x", "y"))
     expect = {"a.loss": expected(at=[1], value=[2.5])}
     figure = draw(panels, found, expect)
+    assert figure is not None
     axes = [axes for axes in figure.axes if axes.get_visible()]
     assert len(axes) == 1
     rings = [line for line in axes[0].get_lines() if line.get_marker() == "o"]
