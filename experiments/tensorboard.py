@@ -47,6 +47,9 @@ def export(folder: Path, follow: bool = False) -> Path:
     _imported()
     if not any(folder.rglob("config.json")):
         raise StoreError(f"{folder} holds no run")
+    if any(map(_is_paper, folder.rglob("config.json"))):
+        page = folder / "reproduce" / "README.md"
+        raise StoreError(f"{folder} is of a paper, which has no trials; see {page}")
     writing = True
     while writing:
         writing = follow and is_led(folder)  # Asked first: the last look sees it all.
@@ -55,6 +58,10 @@ def export(folder: Path, follow: bool = False) -> Path:
         if writing:
             time.sleep(EVERY)
     return folder / "tensorboard"
+
+
+def _is_paper(config: Path) -> bool:
+    return "paper" in RunFolder(config.parent).config
 
 
 def _export(run: RunFolder, target: Path) -> None:

@@ -16,6 +16,7 @@ from experiments.configs.papers import PaperCell, PaperExperiment
 from experiments.report.learned import Learned, learned
 from experiments.report.page import ESTIMATOR_COLUMNS, columns, estimator_rows, rows
 from experiments.report.verdict import number, verdicts
+from experiments.reproduce.protocol import stored
 from experiments.results import Comparison, EstimatorRow, read_result
 from experiments.statistics.methods import best_so_far
 from experiments.storage.store import RunFolder
@@ -126,20 +127,13 @@ def runs(folders: Iterable[Path]) -> RenderableType:
 def run(folder: RunFolder) -> RenderableType:
     """One run folder: its settings, where it ran and what came out."""
     table = Table.grid(padding=(0, 2))
-    count, best = _trials(folder)
     state, failure = _state(folder), folder.failure or {}
     if state != "done":
         state += ": continue with --resume"
-    facts = {"folder": str(folder.path), "state": state, "trials": str(count)}
+    facts = {"folder": str(folder.path), "state": state}
     if state.startswith("failed"):
         facts["why"] = str(failure.get("message", ""))
-    facts["best validation loss"] = best
-    if folder.result is not None:
-        result = read_result(folder.path, folder.result)
-        for split in ("validation", "test"):
-            scores = getattr(result, split)
-            if scores:
-                facts[split] = number(sum(scores) / len(scores))
+    facts |= _measured(folder) if "paper" in folder.config else _searched(folder)
     tables = {"config": folder.config, "meta": folder.meta}
     for title, values in tables.items():
         for path, leaf in flatten(values, title).items():
@@ -147,6 +141,29 @@ def run(folder: RunFolder) -> RenderableType:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _searched(folder: RunFolder) -> dict[str, str]:
+    """What a search has come to so far."""
+    count, best = _trials(folder)
+    facts = {"trials": str(count), "best validation loss": best}
+    if folder.result is not None:
+        result = read_result(folder.path, folder.result)
+        for split in ("validation", "test"):
+            scores = getattr(result, split)
+            if scores:
+                facts[split] = number(sum(scores) / len(scores))
+    return facts
+
+
+def _measured(folder: RunFolder) -> dict[str, str]:
+    """What a paper's protocol has found; of curves, the last point."""
+    done = stored(folder)
+    if done is None:
+        return {}
+    found = done.measured
+    ends = {name: line.y[-1] for name, line in found.curves.items() if line.y}
+    return {name: f"{value:.6g}" for name, value in (found.numbers | ends).items()}
 
 
 def brief(value: object) -> str:

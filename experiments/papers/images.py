@@ -1,4 +1,4 @@
-"""Image sets as the papers take them: rows of pixels in [0, 1], slices in file order."""
+"""Image sets as papers take them: rows of pixels in [0, 1], slices in file order."""
 
 from typing import NamedTuple
 

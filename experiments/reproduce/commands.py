@@ -7,13 +7,13 @@ from experiments import terminal
 from experiments.configs.cells import Experiment
 from experiments.configs.documents import read, subtree
 from experiments.configs.faults import ConfigError, Fault
-from experiments.configs.papers import PaperExperiment
+from experiments.configs.papers import PaperExperiment, has_paper, load_paper
 from experiments.executors import kinds
 from experiments.executors.workers import Origin
 from experiments.progress import progress
 from experiments.registry import load_tasks
 from experiments.reproduce.page import Reproduced, table, write_all, write_one
-from experiments.reproduce.reproduce import load_any, planned, run
+from experiments.reproduce.reproduce import planned, run
 from experiments.reproduce.verdict import succeeded
 
 CONFIGS = Path("paper_configs")
@@ -34,9 +34,11 @@ def expecting(folder: Path = CONFIGS) -> list[Path]:
 
 
 def loaded(origin: Origin) -> PaperExperiment | Experiment:
-    """The cells of any config."""
+    """The cells of any config, those of every command it has."""
     load_tasks(tuple(map(Path, origin.tasks)))
-    return load_any(Path(origin.config), origin.settings)
+    if has_paper(Path(origin.config), origin.settings):
+        return load_paper(Path(origin.config), origin.settings)
+    return origin.load()
 
 
 def reproduce(

@@ -42,7 +42,7 @@ def run_protocol(
     with leading(root, protocol.config.name):
         for cell in protocol.cells:
             for seed in protocol.config.seeds:
-                done = _stored(root, cell, seed) if resume else None
+                done = stored(RunFolder(run_path(root, cell, seed))) if resume else None
                 if done is None:
                     done = _run(root, cell, seed, resume, report)
                 if isinstance(done, str):
@@ -84,8 +84,12 @@ def _run(
         return done
 
 
-def _stored(root: Path, cell: PaperCell, seed: int) -> Done | None:
-    folder = RunFolder(run_path(root, cell, seed))
+def stored(folder: RunFolder) -> Done | None:
+    """The result in a run folder, if there is one.
+
+    Raises:
+        DamagedError: what is there is none.
+    """
     table = folder.result
     if table is None:
         return None

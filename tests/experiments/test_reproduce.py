@@ -308,6 +308,19 @@ def test_check_and_dry_run_print_the_cells(write, reproduce):
     assert "Ramp()" in reproduce(write(), "--dry-run").stdout
 
 
+def test_show_prints_what_was_found(write, reproduce, tmp_path):
+    reproduce(write())
+    (done,) = (tmp_path / "runs/try").rglob("DONE")
+    shown = CliRunner().invoke(app, ["show", str(done.parent)])
+    assert shown.exit_code == 0
+    for pattern in (r"end +8", r"height +8", r"config.paper.slope +2.0"):
+        assert re.search(pattern, shown.stdout)
+    assert CliRunner().invoke(app, ["show", str(tmp_path / "runs")]).exit_code == 0
+    exported = CliRunner().invoke(app, ["tensorboard", str(tmp_path / "runs/try")])
+    assert exported.exit_code == 2
+    assert "no trials" in exported.output
+
+
 def test_one_config_or_all(reproduce, write, tmp_path, monkeypatch):
     assert reproduce().exit_code == 2
     assert reproduce(write(), "--all").exit_code == 2
