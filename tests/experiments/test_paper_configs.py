@@ -29,3 +29,9 @@ def test_header_and_cells(path):
     experiment = load_paper(path) if has_paper(path) else load(path)
     assert experiment.config.name == path.stem
     assert experiment.cells
+    if has_paper(path):
+        assert re.search(r"^# paper  +\S", text, re.M), "the header names no paper"
+        assert experiment.config.reference
+        assert experiment.config.claim
+        origins = {each.origin for each in experiment.config.expect.values()}
+        assert origins - {"recalled"}, "nothing decides"
