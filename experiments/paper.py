@@ -11,7 +11,7 @@ loop, its quirks, what it printed. Both are frozen values, built from a config's
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -117,6 +117,6 @@ def curve(ys: Any, xs: Any = None) -> Curve:
     return Curve(x=[float(x) for x in (range(len(ys)) if xs is None else xs)], y=ys)
 
 
-def numbers(**found: Any) -> Mapping[str, float]:
+def numbers(**found: Any) -> dict[str, float]:
     """Scalars of any library as plain numbers."""
     return {name: float(value) for name, value in found.items()}

@@ -1,3 +1,7 @@
-"""Published experiments, one file each; importing this package registers them."""
+"""Published experiments, one a file; importing this package registers them all."""
 
-from experiments.papers import maclaurin_toy as maclaurin_toy
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

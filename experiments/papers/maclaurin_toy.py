@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import hypergrad as hg
 from experiments.paper import Measured, Panel, Paper, Steps, curve, paper
 from experiments.papers.descent import descend, estimated
-from experiments.papers.maclaurin import momentum
+from experiments.papers.maclaurin import Arithmetic, momentum
 
 
 @paper("maclaurin2015_fig1_toy")
@@ -26,7 +26,7 @@ class MaclaurinToy(Paper):
         num_steps: T.
         log_alpha: where every log α_t starts.
         gamma: where every γ_t starts; its logit is learned.
-        rounded: multiply velocities in their fixed-point arithmetic.
+        arithmetic: of the velocities.
         outer: the outer optimiser.
         num_outer_steps: trainings.
     """
@@ -40,7 +40,7 @@ class MaclaurinToy(Paper):
     num_steps: int = 50
     log_alpha: float = -4.5
     gamma: float = 0.99
-    rounded: bool = True
+    arithmetic: Arithmetic = "published"
     outer: hg.Outer = hg.Outer("momentum", learning_rate=0.001, clip=float("inf"))
     num_outer_steps: int = 3
 
@@ -53,7 +53,7 @@ class MaclaurinToy(Paper):
             optimizer=lambda hp: momentum(
                 lambda t: jnp.exp(hp["log_alpha"][t]),
                 lambda t: jax.nn.sigmoid(hp["logit_gamma"][t]),
-                rounded=self.rounded,
+                self.arithmetic,
             ),
             train=jnp.zeros(1),
             valid=jnp.zeros(1),
