@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import hypergrad as hg
-from tests.lorenz import START, lorenz
+from experiments.papers.metz import START, lorenz
 from tests.problems import digits, ridge
 
 
@@ -125,7 +125,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "noisy quadratic": lambda: Case(
         noisy_quadratic(12), {"lr": jnp.linspace(0.6, 0.1, 12)}
     ),
-    "Lorenz": lambda: Case(lorenz(120), START),
+    "Lorenz": lambda: Case(lorenz(120), np.array(START)),
 }
 
 

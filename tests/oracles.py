@@ -107,10 +107,3 @@ class Ridge:
             np.prod(np.delete(factors, t, axis=0), axis=0) for t in range(len(rates))
         ]
         return value, np.array([slope @ (q @ (mu * other * star)) for other in others])
-
-
-def influence_balancing(n=23, positive=10):
-    """A = ½ (I + upper shift) and the ± signs of θ (Vicol et al. 2021)."""
-    matrix = 0.5 * np.eye(n) + 0.5 * np.eye(n, k=1)
-    signs = np.where(np.arange(n) < positive, 1.0, -1.0)
-    return matrix, signs

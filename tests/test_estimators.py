@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import hypergrad as hg
+from experiments.papers.vicol_influence import influence_balancing
 from hypergrad.gradients import Mixed, Plain
-from tests.oracles import Ridge, influence_balancing
+from tests.oracles import Ridge
 from tests.problems import cubic, digits, relative, ridge
 
 EXACT = {
@@ -144,22 +145,10 @@ def test_truncation_error_obeys_its_bound(key):
         assert relative(cut, exact) <= 2 * (1 - 0.1 * mu) ** window
 
 
-def influence_problem():
-    matrix, signs = influence_balancing()
-    n = len(signs)
-    return hg.Problem.from_step(
-        start=lambda hp, tick: jnp.ones(n),
-        step=lambda hp, s, tick: tick.data[0] @ s + hp * tick.data[1],
-        outer_at=lambda hp, s, tick: 0.5 * (s[0] - 1) ** 2,
-        data=(jnp.asarray(matrix), jnp.asarray(signs)),
-        num_steps=500,
-    )
-
-
 @pytest.mark.parametrize("estimator", [hg.Reverse(hg.Segments()), hg.Forward()])
 def test_influence_balancing_reaches_its_optimum(estimator, key):
     """Vicol et al. 2021: s_1 = −6 θ, so θ* = −1/6, and F(1/2) = 8."""
-    problem = influence_problem()
+    problem = influence_balancing(500)
     fn = jax.jit(hg.value_and_hypergrad(problem, estimator))
     value, _ = fn(0.5, key)
     np.testing.assert_allclose(value, 8.0, rtol=1e-6)
@@ -173,7 +162,7 @@ def test_influence_balancing_reaches_its_optimum(estimator, key):
 
 def test_truncated_windows_of_influence_balancing_point_the_wrong_way(key):
     """Vicol et al. 2021: short windows have the wrong sign, by design."""
-    problem = influence_problem()
+    problem = influence_balancing(500)
     exact = hg.hypergrad(problem, hg.Reverse())(0.5, key)
     short = hg.hypergrad(problem, hg.Reverse(window=5))(0.5, key)
     assert exact > 0 > short

@@ -7,14 +7,16 @@ import optax
 import pytest
 
 import hypergrad as hg
+from experiments.papers import metz, vicol_toy2d
+from experiments.papers.metz import lorenz
+from experiments.papers.vicol_influence import influence_balancing
+from experiments.papers.vicol_toy2d import toy_regression
 from hypergrad.estimators.evolution import (
     EvolutionStrategies,
     NoiseReuseES,
     PersistentES,
 )
 from hypergrad.estimators.online_base import run_window
-from tests.lorenz import START, lorenz
-from tests.oracles import influence_balancing
 from tests.problems import cubic, relative, ridge
 from tests.sampling import assert_mean
 from tests.test_export import lowers
@@ -250,18 +252,6 @@ def learn(problem, estimator, hparams, outer, num_calls, key):
     return run(jnp.asarray(hparams), key)
 
 
-def influence(num_steps, outer_every):
-    matrix, signs = influence_balancing()
-    return hg.Problem.from_step(
-        start=lambda hp, tick: jnp.ones(23),
-        step=lambda hp, s, tick: tick.data[0] @ s + hp * tick.data[1],
-        outer_at=lambda hp, s, tick: 0.5 * (s[0] - 1) ** 2,
-        data=(jnp.asarray(matrix), jnp.asarray(signs)),
-        num_steps=num_steps,
-        outer_every=outer_every,
-    )
-
-
 @pytest.mark.parametrize(
     ("kind", "expected", "tolerance"),
     [
@@ -272,7 +262,7 @@ def influence(num_steps, outer_every):
 def test_influence_balancing(kind, expected, tolerance, key):
     """Vicol et al. 2021: 3,000 calls of one step, without a restart."""
     theta = learn(
-        influence(3000, outer_every=1),
+        influence_balancing(3000, outer_every=1),
         kind(0.1, 1000, window=1),
         0.5,
         optax.sgd(1e-4),
@@ -282,33 +272,8 @@ def test_influence_balancing(kind, expected, tolerance, key):
     np.testing.assert_allclose(theta, expected, atol=tolerance)
 
 
-def toy():
-    """The toy regression of Vicol et al. 2021: a rate from e^λ₀ to e^λ₁ in 100 steps.
-
-    f(x) = √(x₀² + 5) − √5 + sin²(x₁) e^(−5 x₀²) + ¼ |x₁ − 100| from (1, 1), and F the
-    sum of f over the steps.
-    """
-
-    def f(x):
-        bumps = jnp.sin(x[1]) ** 2 * jnp.exp(-5 * x[0] ** 2)
-        slope = 0.25 * jnp.abs(x[1] - 100)
-        return jnp.sqrt(x[0] ** 2 + 5) - jnp.sqrt(5.0) + bumps + slope
-
-    def step(hp, x, tick):
-        part = tick.t / 100
-        rate = jnp.exp(hp[0]) * (1 - part) + jnp.exp(hp[1]) * part
-        return x - rate * jax.grad(f)(x)
-
-    return hg.Problem.from_step(
-        start=lambda hp, tick: jnp.ones(2),
-        step=step,
-        outer_at=lambda hp, s, tick: f(s),
-        num_steps=100,
-        outer_every=1,
-    )
-
-
-TOY_START = np.log([0.01, 0.01])
+TOY_START = np.array(vicol_toy2d.START)
+START = np.array(metz.START)
 
 
 @pytest.mark.slow
@@ -323,16 +288,17 @@ TOY_START = np.log([0.01, 0.01])
     ids=str,
 )
 def test_toy_regression(estimator, low, high, key):
-    np.testing.assert_allclose(hg.unroll(toy(), TOY_START, key)[0], 2490.56, atol=0.01)
+    value, _ = hg.unroll(toy_regression(), TOY_START, key)
+    np.testing.assert_allclose(value, 2490.56, atol=0.01)
     outer = optax.adam(1e-2, b1=0.9, b2=0.999)
-    hparams = learn(toy(), estimator, TOY_START, outer, 20_000, key)
-    assert low < hg.unroll(toy(), hparams, key)[0] < high
+    hparams = learn(toy_regression(), estimator, TOY_START, outer, 20_000, key)
+    assert low < hg.unroll(toy_regression(), hparams, key)[0] < high
 
 
 @pytest.mark.slow
 def test_truncated_windows_of_the_toy_regression_stay_where_they_began(key):
     """Vicol et al. 2021: windows of 10 steps get no further than 2423."""
-    problem, outer = toy(), optax.adam(1e-2, b1=0.9, b2=0.999)
+    problem, outer = toy_regression(), optax.adam(1e-2, b1=0.9, b2=0.999)
 
     def call(carry, _):
         hparams, outer_state, s, t = carry

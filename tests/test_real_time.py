@@ -7,10 +7,10 @@ import optax
 import pytest
 
 import hypergrad as hg
+from experiments.papers.vicol_influence import influence_balancing
 from hypergrad.estimators.online_reverse import OnlineReverse
 from hypergrad.estimators.real_time import MARTHE, RTHO
 from hypergrad.online import tune
-from tests.oracles import influence_balancing
 from tests.problems import cubic, digits, relative, ridge
 
 T = 12
@@ -153,24 +153,12 @@ def test_last_call_of_online_reverse_is_the_window_that_ends_at_the_end(key):
     assert relative(result.hypergrad, expected) < 1e-12
 
 
-def influence(num_steps):
-    """Vicol et al. 2021: s_1 tends to −6 θ, the loss is (s_1 − 1)²/2, θ* = −1/6."""
-    matrix, signs = influence_balancing()
-    return hg.Problem.from_step(
-        start=lambda hp, tick: jnp.ones(len(signs)),
-        step=lambda hp, s, tick: tick.data[0] @ s + hp * tick.data[1],
-        outer_at=lambda hp, s, tick: 0.5 * (s[0] - 1) ** 2,
-        data=(jnp.asarray(matrix), jnp.asarray(signs)),
-        num_steps=num_steps,
-    )
-
-
 def balance(estimator, key):
     """θ after 3,000 updates of one training that never ends, as published."""
     updates = 3000
-    steps = estimator.steps(influence(1))
+    steps = estimator.steps(influence_balancing(1))
     return tune(
-        influence(updates * steps),
+        influence_balancing(updates * steps),
         estimator,
         0.5,
         optax.sgd(1e-4),
