@@ -18,8 +18,8 @@ import optax
 import hypergrad as hg
 from experiments.data.sources import ImageSet, load
 from experiments.papers.images import Images, images
-from hypergrad.estimators.reversible import ReversibleInfo
-from hypergrad.typing import Scalar, Weights
+from hypergrad import Problem
+from hypergrad.typing import HParams, Key, Scalar, Weights
 
 _DENOMINATOR = 65536.0
 _LEVELS = 255.0
@@ -176,6 +176,12 @@ def random_state(*numbers: int) -> np.random.RandomState:
     return np.random.RandomState(int(text[:8], base=16))  # noqa: NPY002
 
 
+def drawn_start(seed: int, count: int) -> jax.Array:
+    """Normal numbers: their generator's second draw, the first being velocities × 0."""
+    random = np.random.RandomState(seed)  # noqa: NPY002
+    return jnp.asarray(random.randn(2, count)[1])
+
+
 def num_weights(sizes: Sequence[int]) -> int:
     """Weights and biases of a perceptron of these widths."""
     return sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
@@ -210,8 +216,20 @@ def error_rate(apply, weights: Weights, batch) -> Scalar:
     return jnp.mean(wrong.astype(inputs.dtype))
 
 
-def wrong_bits(info) -> dict[str, float]:
-    """By how many bits the way back of `Reversible` missed the start."""
-    if not isinstance(info, ReversibleInfo):
-        return {}
-    return {"wrong_bits": float(info.wrong_bits)}
+def judge(apply):
+    """Weights, rows -> mean NLL and share of errors, compiled."""
+
+    @jax.jit
+    def losses(weights: Weights, rows) -> tuple[Scalar, Scalar]:
+        return mean_nll(apply, weights, rows), error_rate(apply, weights, rows)
+
+    return losses
+
+
+def run_backwards(problem: Problem, hparams: HParams, key: Key) -> tuple[int, HParams]:
+    """Their way of differentiation: bits by which it misses the start, and dF/dλ."""
+    bits = 64 if jnp.zeros(()).dtype == jnp.float64 else 32
+    way_back = hg.Reversible(bits=bits, integer_bits=8, smallest_momentum=0.1)
+    both = hg.value_and_hypergrad(problem, way_back, has_aux=True)
+    (_, info), slope = both(hparams, key)
+    return int(info.wrong_bits), slope

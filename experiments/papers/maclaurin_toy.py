@@ -33,7 +33,7 @@ class MaclaurinToy(Paper):
 
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("f after training", ("loss",), "outer step", "f"),
-        Panel("Learned step sizes", ("alpha",), "step of training", "α", log="y"),
+        Panel("Learned step sizes", ("alpha",), "step of training", "α"),
     )
 
     start: tuple[float, float] = (1.4, 3.9)
