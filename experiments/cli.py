@@ -112,6 +112,8 @@ def reproduce(
 
         if every != (config is None):
             raise typer.BadParameter("give one config, or --all")
+        if page is not None and not every:
+            raise typer.BadParameter("--page is that of --all")
         files = commands.expecting() if config is None else [config]
         origins = [
             _origin(file, settings, seed, tasks, "check", runs) for file in files

@@ -12,9 +12,9 @@ loop, its quirks, what it printed. Both are frozen values, built from a config's
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from experiments.results import Value
 
@@ -32,6 +32,12 @@ class Curve(Value):
 
     x: list[float]
     y: list[float]
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"{len(self.x)} x and {len(self.y)} y")
+        return self
 
 
 class Measured(Value):

@@ -37,7 +37,7 @@ def progress(console: Console, *, every: float = 5.0) -> Iterator[Report]:
 @contextlib.contextmanager
 def _bars(console: Console) -> Iterator[Report]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(complete_style="#d55e00", finished_style="#0072b2"),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -193,10 +193,10 @@ def _has_defaults(value: object) -> bool:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console; in a log, as wide as its tables."""
-    screen = Console(stderr=stderr, highlight=False)
+    """A console that prints [brackets] as they are; in a log, as wide as its tables."""
+    screen = Console(stderr=stderr, highlight=False, markup=False)
     if not screen.is_terminal:
-        screen = Console(stderr=stderr, highlight=False, width=160)
+        screen = Console(stderr=stderr, highlight=False, markup=False, width=160)
     return screen
 
 

@@ -38,7 +38,8 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # What numpy and jax both take
 Origin = Literal[
     "authors", "printed", "closed form", "identity", "rerun", "claim", "recalled"
 ]
-Multiple = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Multiple = Annotated[Finite, Field(ge=1)]
 
 
 class Frozen(BaseModel):
@@ -104,13 +105,13 @@ class Expected(Frozen):
 
     quantity: str = ""
     title: str = ""
-    value: float | list[float] | None = None
-    at: list[float] = []
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
-    relative: Annotated[float, Field(ge=0)] = 0.0
-    factor: Annotated[float, Field(gt=1)] | None = None
-    at_least: float | None = None
-    at_most: float | None = None
+    value: Finite | Annotated[list[Finite], Field(min_length=1)] | None = None
+    at: list[Finite] = []
+    tolerance: Annotated[Finite, Field(ge=0)] = 0.0
+    relative: Annotated[Finite, Field(ge=0)] = 0.0
+    factor: Annotated[Finite, Field(gt=1)] | None = None
+    at_least: Finite | None = None
+    at_most: Finite | None = None
     below: str = ""
     origin: Origin
     note: str = ""
@@ -126,6 +127,18 @@ class Expected(Frozen):
             )
         if isinstance(self.value, float) and len(self.at) > 1:
             raise ValueError("value has to be a list, one number for each of at")
+        return self
+
+    @model_validator(mode="after")
+    def _one_tolerance(self) -> Self:
+        room, low, high = self.tolerance or self.relative, self.at_least, self.at_most
+        values = self.value if isinstance(self.value, list) else [self.value]
+        if self.value is None and (room or self.factor):
+            raise ValueError("tolerance, relative and factor are those of a value")
+        if self.factor and (room or 0.0 in values):
+            raise ValueError("factor stands alone, and with a value that is not 0")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"at_least {low} is more than at_most {high}")
         return self
 
 

@@ -12,9 +12,10 @@ from experiments.executors import kinds
 from experiments.executors.workers import Origin
 from experiments.progress import progress
 from experiments.registry import load_tasks
-from experiments.reproduce.page import Reproduced, table, write_all, write_one
-from experiments.reproduce.reproduce import planned, run
+from experiments.reproduce.page import Reproduced, ready, table, write_all, write_one
+from experiments.reproduce.reproduce import failed, planned, run
 from experiments.reproduce.verdict import succeeded
+from experiments.storage.files import StoreError, make_folder
 
 CONFIGS = Path("paper_configs")
 
@@ -64,15 +65,27 @@ def reproduce(
         for plan in plans:
             screen.print(terminal.cells(plan.loaded))
         return True
+    folders = [Path(plan.origin.runs) / plan.name / "reproduce" for plan in plans]
+    for folder in folders:
+        make_folder(folder)
+    if page is not None:
+        ready(page)
     every: list[Reproduced] = []
-    for plan in plans:
-        with progress(terminal.console(stderr=True)) as report:
-            done = run(plan, resume, report, where)
+    for plan, folder in zip(plans, folders, strict=True):
+        try:
+            with progress(terminal.console(stderr=True)) as report:
+                done = run(plan, resume, report, where)
+        except (ConfigError, StoreError) as error:
+            if page is None:
+                raise
+            done = failed(plan, str(error))  # The page of all others is written.
         every.append(done)
         screen.print(table(done))
+        for line in done.lines:
+            if line.within is False and line.remark:
+                screen.print(f"{line.title}: {line.remark}", soft_wrap=True)
         for failure in done.found.failures:
             screen.print(f"failed: {failure}", soft_wrap=True)
-        folder = Path(plan.origin.runs) / done.config.name / "reproduce"
         screen.print(f"{done.summary}. Page: {write_one(folder, done)}", soft_wrap=True)
     if page is not None:
         screen.print(f"All: {write_all(page, every)}", soft_wrap=True)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.configs.config import Expected
 from experiments.figures.drawing import INK, STYLE
@@ -41,11 +43,11 @@ def draw(
         expect: its published values with an x are the rings.
     """
     drawn = [(panel, lines) for panel in panels if (lines := _lines(panel, found))]
-    pictures = list(found.pictures.items())
+    pictures = [(t, p) for t, ps in found.pictures.items() if (p := _images(ps)).size]
     count = len(drawn) + len(pictures)
     if not count:
         return None
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows))
@@ -53,7 +55,7 @@ def draw(
         for panel, lines in drawn:
             _panel(grid.pop(0), panel, lines, expect)
         for title, images in pictures:
-            _pictures(grid.pop(0), title, np.array(images[:_IMAGES], float))
+            _pictures(grid.pop(0), title, images)
         for axes in grid:
             axes.set_visible(False)
     return figure
@@ -67,11 +69,12 @@ def _each(panel: Panel, found: Found) -> Iterator[_Line]:
     for method, title in found.methods.items():
         for name in panel.curves:
             known = found.curves.get(quantity(method, name))
-            if known:
+            line = mean_curve(known) if known else None
+            if line is not None and line.x:
                 words = name.replace("_", " ")
                 several = title and len(panel.curves) > 1
                 label = f"{title}: {words}" if several else title or words
-                yield _Line(quantity(method, name), label, mean_curve(known))
+                yield _Line(quantity(method, name), label, line)
 
 
 def _panel(
@@ -92,8 +95,10 @@ def _panel(
         axes.plot([], [], "o", mec=INK, mfc="none", ms=5, mew=1.1, label=rings)
     if "x" in panel.log:
         axes.set_xscale("log")
+        _plain(axes.xaxis)
     if "y" in panel.log:
         axes.set_yscale("symlog" if _any_negative(lines) else "log")
+        _plain(axes.yaxis)
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
     if rings or len(lines) > 1:
         axes.legend(fontsize=7.5)
@@ -114,8 +119,25 @@ def _word(origin: str) -> str:
     return {"authors": "published", "printed": "published"}.get(origin, origin)
 
 
+def _plain(axis: Axis) -> None:
+    """1, 2, 5, 10 on a logarithmic axis of less than two decades; powers on others."""
+    low, high = axis.get_view_interval()
+    if low > 0 and high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
 def _any_negative(lines: list[_Line]) -> bool:
     return any(min(line.curve.y) <= 0 for line in lines)
+
+
+def _images(images: list[list[list[float]]]) -> np.ndarray:
+    """The first few, [n, height, width]; none where they are not of one size."""
+    few = images[:_IMAGES]
+    if len({(len(image), *map(len, image)) for image in few}) != 1:
+        return np.zeros((0, 0, 0))
+    return np.array(few, float)
 
 
 def _pictures(axes: Axes, title: str, images: np.ndarray) -> None:

@@ -110,6 +110,18 @@ def _measured(method: MethodResult) -> Iterator[Measured]:
         )
 
 
+def mean(numbers: Iterable[float]) -> float:
+    """The mean over seeds: not finite if one is not."""
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ of two that have diverged.
+        return float(np.mean([*numbers]))
+
+
 def mean_curve(curves: list[Curve]) -> Curve:
-    """The mean over seeds, at the x of the first."""
-    return curve(np.mean([line.y for line in curves], axis=0), curves[0].x)
+    """The mean over seeds, at each x that all of them have."""
+    shared = set.intersection(*({*line.x} for line in curves))
+    ys = [
+        [y for x, y in zip(line.x, line.y, strict=True) if x in shared]
+        for line in curves
+    ]
+    xs = [x for x in curves[0].x if x in shared]
+    return curve(map(mean, zip(*ys, strict=True)), xs)

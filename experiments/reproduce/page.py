@@ -11,7 +11,7 @@ from experiments.configs.config import Config
 from experiments.figures.drawing import as_png
 from experiments.reproduce.found import Found
 from experiments.reproduce.verdict import Line
-from experiments.storage.files import make_folder, write_bytes
+from experiments.storage.files import StoreError, make_folder, write_bytes
 
 _HEADS = ("quantity", "published", "ours", "tolerance", "verdict", "origin")
 
@@ -31,6 +31,11 @@ class Reproduced(NamedTuple):
     figure: Figure | None
 
     @property
+    def title(self) -> str:
+        """The config's, or its name."""
+        return self.config.title or self.config.name
+
+    @property
     def summary(self) -> str:
         """How many of the judged quantities are within."""
         judged = [line for line in self.lines if line.within is not None]
@@ -43,7 +48,7 @@ class Reproduced(NamedTuple):
 
 def table(done: Reproduced) -> Table:
     """The verdict table of one config."""
-    shown = Table(title=done.config.title, title_justify="left", title_style="bold")
+    shown = Table(title=done.title, title_justify="left", title_style="bold")
     for head in _HEADS:
         right = head in ("published", "ours", "tolerance")
         shown.add_column(head, justify="right" if right else "left", overflow="fold")
@@ -51,6 +56,17 @@ def table(done: Reproduced) -> Table:
         style = {True: "", False: "bold red", None: "dim"}[line.within]
         shown.add_row(*_cells(line), style=style)
     return shown
+
+
+def ready(page: Path) -> None:
+    """Before hours of work, not after: make the folders of a page of all.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    if page.is_dir():
+        raise StoreError(f"cannot write {page}: a folder stands where the page should")
+    make_folder(_figures(page))
 
 
 def write_one(folder: Path, done: Reproduced) -> Path:
@@ -62,7 +78,11 @@ def write_one(folder: Path, done: Reproduced) -> Path:
 
 def write_all(page: Path, every: Sequence[Reproduced]) -> Path:
     """One page of all configs, with PNGs in a folder of its own name beside it."""
-    return _write(page, every, page.parent / page.stem, f"{page.stem}/")
+    return _write(page, every, _figures(page), f"{_figures(page).name}/")
+
+
+def _figures(page: Path) -> Path:
+    return page.with_suffix("") if page.suffix else page.with_name(f"{page.name}_files")
 
 
 def _write(page: Path, every: Sequence[Reproduced], figures: Path, prefix: str) -> Path:
@@ -107,11 +127,11 @@ def _section(done: Reproduced, image: str | None) -> str:
     config = done.config
     parts = [
         f"## {config.name}",
-        f"**{config.title}** {config.reference}.",
+        f"**{done.title}**" + (f" {config.reference}." if config.reference else ""),
         config.claim,
         f"`python -m experiments reproduce {done.file}` took "
         f"{_took(done.found.seconds)}: {done.summary}.",
-        f"![{config.title}]({image})" if image else "",
+        f"![{done.title}]({image})" if image else "",
         _markdown(_HEADS, [_cells(line) for line in done.lines]),
         "\n".join(
             f"- {line.title}: {line.remark}." for line in done.lines if line.remark
@@ -131,7 +151,8 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        plain = (" ".join(cell.replace("|", "\\|").split()) for cell in cells)
+        return f"| {' | '.join(plain)} |"
 
     return "\n".join((row(heads), row(["---"] * len(heads)), *map(row, rows)))
 

@@ -42,18 +42,25 @@ def run_protocol(
     with leading(root, protocol.config.name):
         for cell in protocol.cells:
             for seed in protocol.config.seeds:
-                done = stored(RunFolder(run_path(root, cell, seed))) if resume else None
+                done = _kept(root, cell, seed) if resume else None
                 if done is None:
                     done = _run(root, cell, seed, resume, report)
                 if isinstance(done, str):
-                    path = run_path(root, cell, seed) / "FAILED"
                     where = " · ".join(filter(None, (cell.title, f"seed {seed}")))
-                    failures.append(f"{where}: {done} ({path})")
+                    failures.append(f"{where}: {done}")
                 else:
                     parts.append(
                         Part(cell.method, cell.title, done.measured, done.seconds)
                     )
     return gathered(parts, failures)
+
+
+def _kept(root: Path, cell: PaperCell, seed: int) -> Done | str | None:
+    """An earlier result, or how it is damaged."""
+    try:
+        return stored(RunFolder(run_path(root, cell, seed)))
+    except DamagedError as error:
+        return str(error)
 
 
 def _run(
@@ -71,14 +78,14 @@ def _run(
                     seed,
                     lambda done, total: report(label, min(done, total - 1), total),
                 )
+            seconds = time.perf_counter() - began
+            done = Done(seed=seed, seconds=seconds, measured=measured)
         except StoreError:
             raise
         except Exception as error:
             told = " ".join(f"{type(error).__name__}: {error}".split())
             folder.fail(told, traceback.format_exc())
-            return told
-        seconds = time.perf_counter() - began
-        done = Done(seed=seed, seconds=seconds, measured=measured)
+            return f"{told} ({folder.path / 'FAILED'})"
         folder.finish(done.model_dump(mode="json"))
         report(label, 1, 1)
         return done

@@ -26,12 +26,18 @@ class Plan:
         origin: the command.
         loaded: its cells: of a paper's protocol, or of an ordinary config.
         same: whether it asks for the published setting: no `--set` has changed the
-            data, the sizes or the seeds. Another estimator asks for the same number.
+            data, the sizes or the seeds. Another estimator or searcher asks for the
+            same number.
     """
 
     origin: Origin
     loaded: PaperExperiment | Experiment
     same: bool
+
+    @property
+    def name(self) -> str:
+        """Of the config."""
+        return self.loaded.config.name
 
 
 def planned(origin: Origin) -> Plan:
@@ -68,6 +74,13 @@ def run(
     return Reproduced(plan.origin.config, config, found, lines, figure)
 
 
+def failed(plan: Plan, message: str) -> Reproduced:
+    """What is known of a config that could not be run."""
+    config, found = plan.loaded.config, Found(failures=[" ".join(message.split())])
+    lines = judge(config.expect, found, plan.same)
+    return Reproduced(plan.origin.config, config, found, lines, None)
+
+
 def _compared(
     plan: Plan,
     loaded: Experiment,
@@ -97,6 +110,13 @@ def _mode(experiment: Experiment) -> Literal["compare", "run"]:
 
 
 def _setting(loaded: PaperExperiment | Experiment) -> list[object]:
-    """What the published number is of."""
-    of = "paper" if isinstance(loaded, PaperExperiment) else "task"
-    return [loaded.config.seeds, *(cell.table[of] for cell in loaded.cells)]
+    """What the published number is of: data, sizes, seeds, and what a search may do."""
+    if isinstance(loaded, PaperExperiment):
+        return [loaded.config.seeds, *(cell.table["paper"] for cell in loaded.cells)]
+    parts = ("task", "hparams", "choices")
+    return [
+        loaded.config.seeds,
+        *({part: cell.table.get(part) for part in parts} for cell in loaded.cells),
+        *((cell.budget.trainings, cell.budget.retrain) for cell in loaded.cells),
+        *((cell.budget.finalists, cell.budget.training_keys) for cell in loaded.cells),
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.configs.config import Expected
 from experiments.configs.faults import did_you_mean
-from experiments.reproduce.found import Found, mean_curve
+from experiments.reproduce.found import Found, mean, mean_curve
 
 _ORIGINS = {"authors": "authors' files", "rerun": "independent rerun"}
 FEW = 3  # numbers of a curve that a line writes out
@@ -61,51 +61,64 @@ def succeeded(lines: list[Line], found: Found) -> bool:
 def _line(label: str, expected: Expected, found: Found, same: bool) -> Line:
     name = expected.quantity or label
     title = expected.title or name.replace("_", " ")
-    wanted, allowed = _wanted(expected), _allowed(expected)
+    undecided = ""
+    if not same:
+        undecided = "another setting than the published one"
+    elif expected.origin == "recalled":
+        undecided = "recalled, not read: decides nothing"
 
-    def line(ours: str, off: float, within: bool | None, remark: str = "") -> Line:
-        remark = ". ".join(filter(None, (remark, expected.note)))
-        origin = _ORIGINS.get(expected.origin, expected.origin)
-        return Line(title, wanted, ours, allowed, off, within, origin, remark)
+    def line(ours: str, off: float, problem: str = "") -> Line:
+        return Line(
+            title=title,
+            published=_wanted(expected),
+            ours=ours,
+            tolerance=_allowed(expected),
+            off=off,
+            within=None if undecided else bool(off <= 1.0),
+            origin=_ORIGINS.get(expected.origin, expected.origin),
+            remark=". ".join(filter(None, (undecided, problem, expected.note))),
+        )
 
     ours, problem = _ours(name, expected.at, found)
-    limit, other = math.nan, ""
+    limit, other = np.full(1, math.nan), ""
     if not problem and expected.below:
-        values, problem = _ours(expected.below, [], found)
-        limit = float(values[0]) if not problem else math.nan
-        other = f" against {number(limit)}"
+        # A curve is held against a curve point by point.
+        at = [] if expected.below in found.numbers else expected.at
+        limit, problem = _ours(expected.below, at, found)
+        other = f" against {_list(limit)}"
+        if not problem and min(limit.size, ours.size) > 1 and limit.size != ours.size:
+            problem = f"the curve {expected.below!r} has other x"
     if problem:
-        return line("not measured", math.inf, False, problem)
-    off = _off(expected, ours, limit)
+        return line("not measured", math.inf, problem)
     shown = _shown(ours, found.numbers.get(name, [])) + other
-    if not same:
-        return line(shown, off, None, "another setting than the published one")
-    if expected.origin == "recalled":
-        return line(shown, off, None, "recalled, not read: decides nothing")
-    return line(shown, off, bool(off <= 1.0))
+    return line(shown, _off(expected, ours, limit))
 
 
 def _ours(name: str, at: list[float], found: Found) -> tuple[np.ndarray, str]:
     """The numbers that are judged, or why there are none."""
     none = np.zeros(0)
     if name in found.numbers:
-        return np.array([np.mean(found.numbers[name])]), ""
+        if at:
+            return none, f"{name!r} is one number, and has no x"
+        return np.array([mean(found.numbers[name])]), ""
     if name not in found.curves:
         hint = did_you_mean(name, found.quantities)
         return none, " ".join(filter(None, (f"nothing is called {name!r}", hint)))
     line = mean_curve(found.curves[name])
     x, y = np.array(line.x), np.array(line.y)
+    if not x.size:
+        return none, f"the curve {name!r} has no points"
     if not at:
         return y, ""
     places = np.array([int(np.argmin(np.abs(x - where))) for where in at])
-    apart = np.abs(x[places] - at) > 1e-6 * np.maximum(1.0, np.abs(at))
-    if apart.any():
-        where = at[int(np.argmax(apart))]
+    near = np.isclose(x[places], at, rtol=1e-6, atol=1e-12)
+    if not near.all():
+        where = at[int(np.argmin(near))]
         return none, f"the curve {name!r} has no x = {where:g}"
     return y[places], ""
 
 
-def _off(expected: Expected, ours: np.ndarray, limit: float) -> float:
+def _off(expected: Expected, ours: np.ndarray, limit: np.ndarray) -> float:
     """The largest distance in units of the tolerance; what is not finite is outside."""
     if not np.all(np.isfinite(ours)):
         return math.inf
@@ -149,8 +162,9 @@ def _allowed(expected: Expected) -> str:
 
 def _shown(ours: np.ndarray, seeds: list[float]) -> str:
     if len(seeds) > 1:
-        error = np.std(seeds, ddof=1) / math.sqrt(len(seeds))
-        return f"{number(float(np.mean(seeds)))} ± {error:.1g} ({len(seeds)} seeds)"
+        with np.errstate(invalid="ignore"):
+            error = np.std(seeds, ddof=1) / math.sqrt(len(seeds))
+        return f"{number(mean(seeds))} ± {error:.1g} ({len(seeds)} seeds)"
     return _list(ours)
 
 

@@ -13,6 +13,7 @@ class Ramp(Paper):
         slope: of the curve.
         points: of it.
         broken: raise, as a wrong option would.
+        wrong: answer what is no result.
     """
 
     panels = (Panel("Ramp", ("height",), "x", "y"),)
@@ -21,12 +22,15 @@ class Ramp(Paper):
     slope: float = 2.0
     points: int = 5
     broken: bool = False
+    wrong: bool = False
 
     def measure(self, estimator, seed, report):
         assert estimator is None
         if self.broken:
             raise ValueError("slope must\nbe whole")
         report(1, 2)
+        if self.wrong:
+            return {"end": 1.0}
         noise = np.random.default_rng(seed).normal()
         xs = np.arange(self.points)
         bits = np.asarray(1.0 if self.precision == "float64" else 0.0)

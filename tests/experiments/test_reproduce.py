@@ -12,10 +12,14 @@ from typer.testing import CliRunner
 
 from experiments.cli import app
 from experiments.configs.config import Expected
+from experiments.executors.workers import Origin
 from experiments.paper import Curve, Panel
+from experiments.registry import load_tasks
 from experiments.reproduce.figure import draw
-from experiments.reproduce.found import Found, of_comparison
+from experiments.reproduce.found import Found, mean_curve, of_comparison
+from experiments.reproduce.reproduce import planned
 from experiments.reproduce.verdict import judge, succeeded
+from experiments.storage.store import leading
 
 RAMP = Path(__file__).parent / "ramp.py"
 VALLEY = Path(__file__).parent / "valley.py"
@@ -132,6 +136,72 @@ def test_one_quantity_below_another():
     assert "2" in lines[0].ours
 
 
+def test_a_curve_below_a_curve_is_so_at_every_x():
+    curves = {"low": [1.0, 2.0, 3.0], "high": [4.0, 4.0, 2.5], "short": [9.0, 9.0]}
+    found = Found(
+        numbers={"one": [2.0]},
+        curves={n: [Curve(x=list(range(len(y))), y=y)] for n, y in curves.items()},
+    )
+    expect = {
+        "all": expected(quantity="low", below="high"),
+        "some": expected(quantity="low", below="high", at=[0, 1]),
+        "number": expected(quantity="one", below="high"),
+        "of number": expected(quantity="low", below="one", at=[0]),
+        "lengths": expected(quantity="low", below="short"),
+    }
+    lines = judge(expect, found, True)
+    assert [line.within for line in lines] == [False, True, True, True, False]
+    assert "other x" in lines[-1].remark
+
+
+@pytest.mark.parametrize(
+    ("fields", "remark"),
+    [
+        ({"quantity": "empty", "at_least": 0.0}, "has no points"),
+        ({"quantity": "empty", "at": [0], "value": [1.0]}, "has no points"),
+        ({"quantity": "number", "at": [0, 1], "value": [1.0, 1.0]}, "has no x"),
+        ({"quantity": "number", "at": [0], "at_least": 0.0}, "has no x"),
+        ({"quantity": "small", "at": [1e-7], "value": [1.0]}, "no x = 1e-07"),
+        ({"quantity": "apart", "at_least": 0.0}, "has no points"),
+    ],
+)
+def test_what_there_is_no_number_for_is_outside(fields, remark):
+    found = Found(
+        numbers={"number": [1.0]},
+        curves={
+            "empty": [Curve(x=[], y=[])],
+            "small": [Curve(x=[5e-7, 1.0], y=[1.0, 1.0])],
+            "apart": [Curve(x=[0], y=[1.0]), Curve(x=[1], y=[1.0])],
+        },
+    )
+    (found_line,) = judge({"x": expected(**fields)}, found, True)
+    assert found_line.within is False
+    assert remark in found_line.remark
+
+
+def test_seeds_of_unlike_length_share_what_both_have():
+    curves = [Curve(x=[0, 1, 2], y=[1.0, 2.0, 3.0]), Curve(x=[0, 1], y=[3.0, 4.0])]
+    assert mean_curve(curves) == Curve(x=[0, 1], y=[2.0, 3.0])
+    twice = Curve(x=[0, 0], y=[1.0, 2.0])
+    assert mean_curve([twice, twice]) == twice
+    found = Found(curves={"loss": curves})
+    (late,) = judge({"loss": expected(at=[2], value=[3.0])}, found, True)
+    assert late.within is False
+
+
+def test_two_that_diverged_apart_are_no_number():
+    found = Found(numbers={"x": [math.inf, -math.inf]})
+    assert judge({"x": expected(at_most=1.0)}, found, True)[0].within is False
+
+
+def test_what_decides_nothing_may_be_missing():
+    for same, origin in ((True, "recalled"), (False, "printed")):
+        expect = {"x": expected(value=1.0, origin=origin)}
+        (found_line,) = judge(expect, Found(), same)
+        assert found_line.within is None
+        assert "nothing is called" in found_line.remark
+
+
 def test_curves_are_read_at_their_x():
     curves = [Curve(x=[0, 10, 20], y=[1.0, y, 3.0]) for y in (2.0, 4.0)]
     found = Found(curves={"loss": curves})
@@ -161,8 +231,19 @@ def test_what_was_not_measured_is_outside():
     assert 'did you mean "end"' in found.remark
 
 
+def test_a_place_beyond_a_shorter_run_decides_nothing_in_another_setting():
+    found = Found(curves={"loss": [Curve(x=[0, 1], y=[2.0, 1.0])]})
+    expect = {"loss": expected(at=[10], value=[0.5])}
+    for same, within in ((True, False), (False, None)):
+        (found_line,) = judge(expect, found, same)
+        assert found_line.within is within
+        assert found_line.ours == "not measured"
+
+
 def test_a_failure_is_no_success():
     assert succeeded([], Found())
+    with pytest.raises(ValidationError, match="2 x and 1 y"):
+        Curve(x=[0, 1], y=[0.0])
     assert not succeeded([], Found(failures=["seed 0"]))
 
 
@@ -177,6 +258,15 @@ def test_a_failure_is_no_success():
         {"value": 1.0, "factor": 1.0},
         {"value": 1.0, "tolerance": -1.0},
         {"value": 1.0, "origin": "Table 1"},
+        {"value": []},
+        {"value": math.nan},
+        {"value": 1.0, "tolerance": math.inf},
+        {"at_most": math.inf},
+        {"at_most": 1.0, "tolerance": 0.1},
+        {"below": "b", "relative": 0.1},
+        {"value": 1.0, "factor": 2.0, "tolerance": 0.1},
+        {"value": 0.0, "factor": 2.0},
+        {"at_least": 2.0, "at_most": 1.0},
     ],
 )
 def test_expectations_that_say_nothing_are_refused(fields):
@@ -256,8 +346,21 @@ def test_resume_keeps_what_is_done(write, reproduce, tmp_path):
     assert reproduce(config).exit_code == 0  # It is measured again.
     done.write_text("{}")
     damaged = reproduce(config, "--resume")
-    assert damaged.exit_code == 2
+    assert damaged.exit_code == 1
+    assert "failed: seed 0:" in damaged.output
     assert "delete the folder" in damaged.output
+
+
+def test_damage_costs_one_run(write, reproduce, tmp_path):
+    config = write(CONFIG.replace('name = "try"', 'name = "try"\nseeds = [1, 2]'))
+    assert reproduce(config).exit_code == 0
+    (done,) = (tmp_path / "runs/try").rglob("seed=1/DONE")
+    done.write_text("{ torn")
+    result = reproduce(config, "--resume")
+    assert result.exit_code == 1
+    assert "2 of 2 within, 1 failed" in result.stdout
+    done.unlink()
+    assert reproduce(config, "--resume").exit_code == 0
 
 
 def test_a_method_that_fails_is_a_line_and_the_others_finish(write, reproduce):
@@ -301,6 +404,27 @@ def test_a_paper_is_no_search(write):
         assert "python -m experiments reproduce" in result.output
 
 
+def test_a_result_of_the_wrong_kind_is_a_failure(write, reproduce):
+    result = reproduce(write(), "--set", "paper.wrong=true")
+    assert result.exit_code == 1
+    assert "failed: seed 0: ValidationError" in result.stdout
+    assert "Traceback" not in result.output
+
+
+def test_brackets_are_printed_as_they_are(write, reproduce):
+    text = CONFIG.replace("[expect.end]", '[expect.end]\ntitle = "loss [train] [/b]"')
+    assert "loss [train] [/b]" in reproduce(write(text)).stdout
+
+
+def test_why_there_is_no_number_is_said(write, reproduce, tmp_path):
+    result = reproduce(write(CONFIG.replace("at = [0, 2]", "at = [0, 2.5]")))
+    assert "height: the curve 'height' has no x = 2.5" in result.stdout
+    text = CONFIG.replace('title = "A ramp"\nreference = "Nobody 2026, figure 1"\n', "")
+    assert reproduce(write(text)).exit_code == 0
+    page = (tmp_path / "runs/try/reproduce/README.md").read_text()
+    assert "**try**\n" in page
+
+
 def test_check_and_dry_run_print_the_cells(write, reproduce):
     checked = CliRunner().invoke(app, ["check", write(), "--tasks", str(RAMP)])
     assert checked.exit_code == 0
@@ -339,6 +463,40 @@ def test_one_config_or_all(reproduce, write, tmp_path, monkeypatch):
     assert "third" not in page
     for image in re.findall(r"!\[.*\]\((.*)\)", page):
         assert (tmp_path / "docs" / image).is_file()
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(
+    reproduce, write, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper_configs").mkdir()
+    write(CONFIG, "paper_configs/try.toml")
+    (tmp_path / "folder.md").mkdir()
+    for page in ("paper_configs/try.toml/all.md", "folder.md"):
+        result = reproduce("--all", "--page", page)
+        assert result.exit_code == 2
+        assert "cannot write" in result.output
+    assert not [*tmp_path.rglob("DONE")]
+    assert reproduce("paper_configs/try.toml", "--page", "all.md").exit_code == 2
+    assert reproduce("--all", "--page", "all").exit_code == 0
+    assert "(all_files/try.png)" in (tmp_path / "all").read_text()
+
+
+def test_one_that_cannot_be_run_does_not_take_the_page_from_the_others(
+    reproduce, write, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper_configs").mkdir()
+    for name in ("first", "second"):
+        text = CONFIG.replace('"try"', f'"{name}"')
+        write(text, f"paper_configs/{name}.toml")
+    with leading(tmp_path / "runs", "first"):
+        result = reproduce("--all", "--page", "all.md")
+    assert result.exit_code == 1
+    assert "being written by another process" in result.stdout
+    page = (tmp_path / "all.md").read_text()
+    assert "0 of 2 within, 1 failed" in page
+    assert "2 of 2 within" in page
 
 
 # Ordinary configs.
@@ -383,6 +541,24 @@ def test_an_ordinary_config_is_run_and_judged(write, tmp_path):
     assert len(found["curves"]["values"][0]["y"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("setting", "same"),
+    [
+        ("searcher.name=SobolSearch", True),
+        ("budget.execution=loop", True),
+        ("budget.trainings=3", False),
+        ("hparams.rate.high=0.4", False),
+        ("seeds=[4]", False),
+    ],
+)
+def test_what_is_another_setting_of_an_ordinary_config(write, setting, same):
+    text = "[task]\nname = 'valley'\n[searcher]\nname = 'RandomSearch'\n"
+    text += "[budget]\ntrainings = 2\n[expect.least]\nat_least = 0.0\norigin = 'claim'"
+    load_tasks((VALLEY,))
+    origin = Origin(config=write(text), settings=(setting,))
+    assert planned(origin).same is same
+
+
 # The figure.
 
 
@@ -407,3 +583,23 @@ def test_published_points_are_rings_and_lines_are_ours():
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["A", "B", "published"]
     assert draw((), Found(), {}) is None
+
+
+def test_what_cannot_be_drawn_is_left_out():
+    pictures = {"none": [], "ragged": [[[1.0]], [[1.0, 2.0]]], "one": [[[1.0, 0.0]]]}
+    curves = {"loss": [Curve(x=[], y=[])], "lost": [Curve(x=[1], y=[math.nan])]}
+    found = Found(methods={"": ""}, curves=curves, pictures=pictures)
+    figure = draw((Panel("Loss", ("loss", "lost"), "x", "y", "xy"),), found, {})
+    assert figure is not None
+    drawn = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
+    assert drawn == ["Loss", "one"]
+
+
+def test_a_short_logarithmic_axis_has_plain_numbers():
+    curves = {"a": [Curve(x=[16, 256], y=[1.0, 30.0])]}
+    found = Found(methods={"": ""}, curves=curves)
+    figure = draw((Panel("", ("a",), "x", "y", "xy"),), found, {})
+    assert figure is not None
+    figure.canvas.draw()
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert {"20", "50", "100", "200"} <= set(labels)
