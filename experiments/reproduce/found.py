@@ -8,7 +8,7 @@ import numpy as np
 from experiments.paper import Curve, Measured, Panel, curve
 from experiments.results import Comparison, MethodResult, Value
 
-OUTER = Panel("Each trial", ("values",), "trial", "F(λ)")
+OUTER = Panel("Least so far", ("best",), "trial", "F(λ)")
 
 
 class Found(Value):
@@ -98,16 +98,17 @@ def of_comparison(comparison: Comparison, failures: Iterable[str]) -> Found:
 
 
 def _measured(method: MethodResult) -> Iterator[Measured]:
-    """test, validation, objective: means over retrainings; least F and all F."""
+    """Means over retrainings of test, validation, objective; F: all, least, so far."""
     for seed in method.seeds:
         means = {"test": seed.test, "validation": seed.validation}
         means |= {"objective": seed.objective}
         found = {name: float(np.mean(x)) for name, x in means.items() if x}
+        curves = {}
         if seed.values:
-            found["least"] = float(np.nanmin(seed.values))
-        yield Measured(
-            numbers=found, curves={"values": curve(seed.values)} if seed.values else {}
-        )
+            best = np.fmin.accumulate(seed.values)  # A NaN has diverged.
+            found["least"] = best[-1]
+            curves = {"values": curve(seed.values), "best": curve(best)}
+        yield Measured(numbers=found, curves=curves)
 
 
 def mean(numbers: Iterable[float]) -> float:

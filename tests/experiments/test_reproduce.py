@@ -510,6 +510,16 @@ def test_the_quantities_of_a_comparison(comparison):
     means = [np.mean(seed.test) for seed in method.seeds]
     assert found.numbers[f"{method.label}.test"] == pytest.approx(means)
     assert len(found.curves[f"{method.label}.values"]) == 3
+    diverged = method.seeds[0].model_copy(update={"values": [math.nan, 2.0, math.nan]})
+    lost = method.seeds[1].model_copy(update={"values": [math.nan]})
+    methods = [method.model_copy(update={"seeds": [diverged, lost]})]
+    one = study.model_copy(update={"methods": methods})
+    alone = of_comparison(page.model_copy(update={"studies": [one]}), [])
+    least, nothing = alone.numbers["least"]
+    assert least == 2.0
+    assert math.isnan(nothing)
+    assert math.isnan(alone.curves["best"][0].y[0])
+    assert alone.curves["best"][0].y[1:] == [2.0, 2.0]
     other = study.model_copy(update={"label": "other"})
     several = of_comparison(page.model_copy(update={"studies": [study, other]}), [])
     assert f"{study.label}.{method.label}.test" in several.numbers
@@ -538,7 +548,9 @@ def test_an_ordinary_config_is_run_and_judged(write, tmp_path):
     assert "1 of 1 within" in result.stdout
     assert "recalled" in result.stdout
     found = json.loads((tmp_path / "runs/try/reproduce/found.json").read_text())
-    assert len(found["curves"]["values"][0]["y"]) == 2
+    first, second = found["curves"]["values"][0]["y"]
+    assert found["curves"]["best"][0]["y"] == [first, min(first, second)]
+    assert found["numbers"]["least"] == [min(first, second)]
 
 
 @pytest.mark.parametrize(
