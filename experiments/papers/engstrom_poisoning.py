@@ -33,7 +33,7 @@ class Poisoning(Training):
         num_outer_steps: of the attack.
         pixel_step: η.
         fresh_keys: other initial weights and batches at each outer step; without them
-            the poison is made for one training, and does little in another.
+            the poison is made for one training.
         num_retrainings: with fresh keys, of which accuracies are means.
     """
 
