@@ -61,6 +61,12 @@ def reproduce(
     where, screen = kinds.executor(executor), terminal.console()
     load_tasks(tuple(map(Path, origins[0].tasks)))
     plans = [planned(origin) for origin in origins]
+    names = [plan.name for plan in plans]
+    twice = [plan for plan in plans if names.count(plan.name) > 1]
+    if twice:
+        message = "configs of one page have names of their own"
+        faults = [Fault(p.origin.config, ("name",), message, p.name) for p in twice]
+        raise ConfigError(faults)
     if dry_run:
         for plan in plans:
             screen.print(terminal.cells(plan.loaded))

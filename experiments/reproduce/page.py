@@ -20,11 +20,11 @@ class Reproduced(NamedTuple):
     """One config that was run and judged.
 
     Attributes:
-        file: its path as commands give it.
+        command: that does so again.
         figure: None where it has nothing to draw.
     """
 
-    file: str
+    command: str
     config: Config
     found: Found
     lines: list[Line]
@@ -129,8 +129,7 @@ def _section(done: Reproduced, image: str | None) -> str:
         f"## {config.name}",
         f"**{done.title}**" + (f" {config.reference}." if config.reference else ""),
         config.claim,
-        f"`python -m experiments reproduce {done.file}` took "
-        f"{_took(done.found.seconds)}: {done.summary}.",
+        f"`{done.command}` took {_took(done.found.seconds)}: {done.summary}.",
         f"![{done.title}]({image})" if image else "",
         _markdown(_HEADS, [_cells(line) for line in done.lines]),
         "\n".join(

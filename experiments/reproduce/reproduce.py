@@ -1,5 +1,6 @@
 """A config run and held against its [expect]."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,14 @@ class Plan:
         """Of the config."""
         return self.loaded.config.name
 
+    @property
+    def command(self) -> str:
+        """As it can be typed, the place of the run folders left out."""
+        tasks = [word for file in self.origin.tasks for word in ("--tasks", file)]
+        settings = [word for each in self.origin.settings for word in ("--set", each)]
+        words = ["reproduce", self.origin.config, *tasks, *settings]
+        return shlex.join(["python", "-m", "experiments", *words])
+
 
 def planned(origin: Origin) -> Plan:
     """Read a config for `reproduce`.
@@ -71,14 +80,14 @@ def run(
     config = loaded.config
     lines = judge(config.expect, found, plan.same)
     figure = draw(panels, found, config.expect if plan.same else {})
-    return Reproduced(plan.origin.config, config, found, lines, figure)
+    return Reproduced(plan.command, config, found, lines, figure)
 
 
 def failed(plan: Plan, message: str) -> Reproduced:
     """What is known of a config that could not be run."""
     config, found = plan.loaded.config, Found(failures=[" ".join(message.split())])
     lines = judge(config.expect, found, plan.same)
-    return Reproduced(plan.origin.config, config, found, lines, None)
+    return Reproduced(plan.command, config, found, lines, None)
 
 
 def _compared(

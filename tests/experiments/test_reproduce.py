@@ -301,11 +301,14 @@ def test_one_outside_is_one_and_says_by_how_much(write, reproduce, tmp_path):
     assert "OUTSIDE, 3 x what is allowed" in page
 
 
-def test_another_setting_is_not_held_against_the_paper(write, reproduce):
+def test_another_setting_is_not_held_against_the_paper(write, reproduce, tmp_path):
     result = reproduce(write(), "--set", "paper.slope=3.0")
     assert result.exit_code == 0
     assert "0 of 0 within" in result.stdout
     assert "12" in result.stdout
+    page = (tmp_path / "runs/try/reproduce/README.md").read_text()
+    command = f"reproduce {write()} --tasks {RAMP} --set paper.slope=3.0`"
+    assert f"`python -m experiments {command} took" in page
     unchanged = reproduce(write(), "--set", "paper.slope=2.0")
     assert "2 of 2 within" in unchanged.stdout
     assert "0 of 0 within" in reproduce(write(), "--seed", "3").stdout
@@ -490,6 +493,11 @@ def test_one_that_cannot_be_run_does_not_take_the_page_from_the_others(
     for name in ("first", "second"):
         text = CONFIG.replace('"try"', f'"{name}"')
         write(text, f"paper_configs/{name}.toml")
+    write(text, "paper_configs/third.toml")
+    refused = reproduce("--all")
+    assert refused.exit_code == 2
+    assert refused.output.count("names of their own") == 2
+    (tmp_path / "paper_configs/third.toml").unlink()
     with leading(tmp_path / "runs", "first"):
         result = reproduce("--all", "--page", "all.md")
     assert result.exit_code == 1
