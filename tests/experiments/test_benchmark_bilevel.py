@@ -82,19 +82,16 @@ def test_training_ends_at_the_value_function(quadratic, key):
     np.testing.assert_allclose(slope["x"], form.g, rtol=1e-8)
 
 
-def test_saba_goes_on_where_soba_stops(quadratic):
+def test_saba_finds_the_minimum_on_batches(quadratic):
     options = {"num_calls": 400, "batch_size": 32, "look_every": 100}
     options |= {"num_samples": 64, "dim": 4, "mu": 0.5, "cross": 0.5, "outer_rate": 0.2}
     loop = quadratic.SingleLoop(precision="float64", **options)
-    found = [
-        loop.measure(estimator, 0, lambda done, total: None)
-        for estimator in (hg.SABA(0.1, 0.1, num_batches=2), hg.SOBA(0.1))
-    ]
-    saba, soba = (each.numbers["last_distance"] for each in found)
-    assert saba < 1e-3
-    assert saba < 0.1 * soba
-    assert found[0].curves["distance"].x == [0, 100, 200, 300, 400]
-    assert found[0].curves["distance"].y[0] == 1.0
+    saba = hg.SABA(0.1, 0.1, num_batches=2)
+    found = loop.measure(saba, 0, lambda done, total: None)
+    assert found.numbers["last_distance"] < 1e-3
+    distance = found.curves["distance"]
+    assert distance.x == [0, 100, 200, 300, 400]
+    assert distance.y[0] == 1.0
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
