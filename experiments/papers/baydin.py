@@ -31,6 +31,8 @@ from hypergrad.typing import HParams
 
 Method = Literal["sgd", "sgdn", "adam"]
 Count = Annotated[int, Field(ge=1)]
+Setting = tuple[one_training.Training, one_training.Data, tuple[jax.Array, jax.Array]]
+"""The functions of a training, its data, and validation rows."""
 
 
 def at_each_tensor(rates: jax.Array) -> optax.GradientTransformation:
@@ -116,20 +118,27 @@ class HypergradientDescentPaper(Paper):
     num_epochs: Count = 10
     tensor_by_tensor: bool = True
 
-    def follow(
+    def functions(
         self,
         network: one_training.Network,
+        change: one_training.Change | None = None,
+    ) -> one_training.Training:
+        """Those of a problem."""
+        optimizer = Optimizer(self.method, self.momentum)
+        return one_training.training(network, optimizer, self.weight_decay, change)
+
+    def follow(
+        self,
+        functions: one_training.Training,
         data: one_training.Data,
         valid: tuple[jax.Array, jax.Array],
         estimator,
         seed: int,
         report: Steps,
-        change: one_training.Change | None = None,
     ) -> Measured:
         """The training of a network, its losses and its rate."""
-        optimizer, key = Optimizer(self.method, self.momentum), jax.random.key(seed)
-        functions = one_training.training(network, optimizer, self.weight_decay, change)
-        problem = one_training.problem_of(functions, data)
+        problem, key = one_training.problem_of(functions, data), jax.random.key(seed)
+        network = functions.network
         hparams, outer = {"lr": jnp.asarray(self.alpha)}, one_training.sgd(self.beta)
         start = problem.start(hparams, key)
         at_start = one_training.evaluated(network, start, *valid)[0]
@@ -190,8 +199,8 @@ class BaydinLogreg(HypergradientDescentPaper):
         orders = [draws.permutation(self.num_train) for _ in range(self.num_epochs)]
         rows = one_training.rows(*train, self.batch_size, orders)
         given = one_training.Data(rows, None, weights)
-        network = one_training.perceptron(jax.nn.relu)
-        return self.follow(network, given, valid.batch(), estimator, seed, report)
+        functions = self.functions(one_training.perceptron(jax.nn.relu))
+        return self.follow(functions, given, valid.batch(), estimator, seed, report)
 
 
 @paper_named("baydin2018_mlp")

@@ -8,8 +8,10 @@ import hypergrad as hg
 from experiments.papers import one_training
 from experiments.papers.adam import adam
 from experiments.papers.baydin import BaydinMLP
+from experiments.papers.baydin_vgg import BaydinVGG
 from experiments.papers.images import images
 from experiments.papers.torch_draws import TorchDraws
+from hypergrad import tree
 
 SMALL = BaydinMLP(
     source="digits",
@@ -159,6 +161,48 @@ def test_adams_that_differ():
         rule = adam(**options)
         found, _ = rule.update([np.array(g)], rule.init([np.array(0.0)]))
         np.testing.assert_allclose(jax.tree.leaves(found), expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_with_dropout_batch_statistics_and_moved_images():
+    """α ← α + β g_{t+1} · u_t with g of the step that follows, its draws and all."""
+    paper = BaydinVGG(
+        source="digits",
+        blocks=((4,), (6,)),
+        hidden=(8,),
+        shift=1,
+        num_train=70,
+        num_valid=30,
+        batch_size=20,
+        num_epochs=1,
+        beta=1e-2,
+    )
+    functions, data, _ = paper.setting(3)
+    found = paper.measure(hg.HypergradientDescent(), 3, quiet)
+    problem = one_training.problem_of(functions, data)
+    key = jax.random.key(3)
+
+    @jax.jit
+    def advance(state, t, alpha):
+        def loss(weights):
+            return problem.batch_loss(
+                {"lr": alpha}, state._replace(weights=weights), t, key
+            )
+
+        return problem.step({"lr": alpha}, state, t, key), jax.grad(loss)(state.weights)
+
+    state, alpha, move, alphas = problem.start({"lr": 0.0}, key), paper.alpha, None, []
+    for t in range(3):  # 10 rows are left
+        _, g = advance(state, t, alpha)
+        if move is not None:
+            alpha += float(paper.beta * tree.vdot(g, move))
+        after, _ = advance(state, t, alpha)
+        both = state.weights, after.weights
+        move = jax.tree.map(lambda old, new: (old - new) / alpha, *both)  # noqa: B023
+        state = after
+        alphas.append(alpha)
+    np.testing.assert_allclose(found.curves["alpha"].y, alphas, rtol=1e-8)
+    assert abs(alphas[-1] / alphas[0] - 1.0) > 0.05
 
 
 def test_an_estimator_of_whole_trainings_is_refused():
