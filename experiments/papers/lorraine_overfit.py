@@ -227,7 +227,8 @@ class LorraineOverfit(Paper):
             init=lambda key, hp: model.init(key),
             inner_loss=inner_loss,
             outer_loss=lambda w, hp, batch: loss(w, batch),
-            optimizer=lambda hp: optax.adam(self.rate),
+            # For estimators that unroll: a dead unit's weights have no gradient.
+            optimizer=lambda hp: hg.differentiable(optax.adam(self.rate)),
             train=train,
             valid=valid,
             num_steps=self.num_steps,
