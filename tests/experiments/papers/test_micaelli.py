@@ -6,6 +6,8 @@ import pytest
 
 import hypergrad as hg
 from experiments.papers.micaelli import SharingTheorem, share
+from experiments.papers.micaelli_fds import SharedSchedules, halving
+from experiments.supervised.networks import Perceptron
 
 SMALL = SharingTheorem(num_steps=20, windows=(1, 4), num_trainings=250)
 
@@ -63,3 +65,44 @@ def test_a_window_that_does_not_divide_is_refused():
     paper = SMALL.model_copy(update={"windows": (1, 3)})
     with pytest.raises(ValueError, match="windows divide num_steps"):
         paper.measure(hg.Forward(), 0, quiet)
+
+
+FDS = SharedSchedules(
+    precision="float64",
+    num_rows=120,
+    num_test=40,
+    batch_size=16,
+    num_rates=2,
+    first_epochs=2,
+    epochs=2,
+    num_outer_steps=3,
+    retrain_epochs=2,
+    model=Perceptron(depth=0),
+)
+
+
+def test_steps_are_halved_where_the_sign_changes():
+    outer = halving(np.array([0.1, 1.0]))
+    state, at = outer.init(np.zeros(2)), np.zeros(2)
+    for slope in ([3.0, 1.0], [0.5, -1.0], [-2.0, 0.0], [1.0, 1.0]):
+        change, state = outer.update(np.array(slope), state)
+        at = at + change
+    # 0.1 + 0.1 - 0.05 + 0.025, and 1 - 0.5 + 0 + 0.5: a sign of 0 changes nothing.
+    np.testing.assert_allclose(at, [-0.175, -1.0], rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_nothing_is_learned_by_rates_of_zero_and_then_much_is():
+    found = FDS.measure(hg.ForwardSharing(), 0, quiet)
+    loss = found.curves["loss"].y
+    assert loss[0] > 2.0
+    assert loss[2] < 0.9 * loss[0]
+    assert found.numbers["sharing_gap"] < 1e-12
+    assert found.curves["rates"].x == [1, 2]
+    np.testing.assert_allclose(np.array(found.curves["rates"].y) % 0.05, 0, atol=1e-12)
+
+
+def test_fewer_batches_than_rates_are_refused():
+    paper = FDS.model_copy(update={"batch_size": 110})
+    with pytest.raises(ValueError, match=r"fewer than num_rates \(2\)"):
+        paper.measure(hg.Reverse(), 0, quiet)
