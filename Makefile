@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 JOBS ?= 2
 
-.PHONY: quickstart test test-slow lint types format clean
+.PHONY: quickstart test test-slow lint types format peers clean
 
 quickstart: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments compare paper_configs/quickstart.toml
@@ -24,8 +25,11 @@ types: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+# The libraries that benchmarks are measured against, in an environment of their own.
+peers: $(PEERS)/peers.stamp
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(PEERS) build dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,4 +39,10 @@ $(BIN)/python:
 # One stamp an extra: pip runs again only when pyproject.toml has changed.
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+$(PEERS)/peers.stamp: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	@echo '*' > $(PEERS)/.gitignore
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
 	@touch $@

@@ -1,0 +1,1 @@
+"""How fast and how small: works to measure, one command each (see `cli`)."""
