@@ -2,6 +2,10 @@
 
 The fields, types and defaults are read off the classes, so an algorithm that the
 library gains is in the configs the same day. No table names code to import.
+
+A table inside another says what differs from that field's default there, unless its
+`name` is of something else: with `outer = Outer("sgd", clip=inf)` as default,
+`outer.learning_rate = 0.1` keeps both.
 """
 
 import dataclasses
@@ -20,6 +24,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import to_jsonable_python
 
 from experiments.configs.documents import Document, Keys, Source, subtree, value_at
 from experiments.configs.faults import Fault, did_you_mean, one_of, show
@@ -146,17 +151,25 @@ def table_of(value: Any, names: Mapping[type, str] | None = None) -> Any:
     return value
 
 
-def _construct(faults: Faults, path: Keys, cls: type, fields: dict[str, Any]) -> Any:
+def _construct(
+    faults: Faults, path: Keys, cls: type, fields: dict[str, Any], default: Any = None
+) -> Any:
+    """A value of `cls`; fields that are not given are those of `default`, if any."""
     if issubclass(cls, BaseModel):
+        table = json.dumps(_completed(cls, fields), default=str)
         try:
-            return cls.model_validate_json(json.dumps(fields, default=str), strict=True)
+            return cls.model_validate_json(table, strict=True)
         except ValidationError as error:
             faults.add_validation(error, path, cls, fields)
             return None
     known, before, values = _fields(cls), len(faults.found), {}
+    if default is not None:
+        values = {key: getattr(default, key) for key in known}
+    defaults = _defaults(cls) | values
     for key, raw in fields.items():
         if key in known:
-            values[key] = _field(faults, (*path, key), known[key], raw)
+            where, own = (*path, key), defaults.get(key)
+            values[key] = _field(faults, where, known[key], raw, own)
         else:
             faults.unknown((*path, key), known, show(raw))
     if len(faults.found) > before:
@@ -168,7 +181,32 @@ def _construct(faults: Faults, path: Keys, cls: type, fields: dict[str, Any]) ->
         return None
 
 
-def _field(faults: Faults, path: Keys, hint: Any, raw: Any) -> Any:
+def _completed(cls: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a model, their tables laid over its defaults."""
+    known = cls.model_fields.items()
+    defaults = {key: f.get_default(call_default_factory=True) for key, f in known}
+    return {key: _over(defaults.get(key), raw) for key, raw in fields.items()}
+
+
+def _over(default: Any, raw: Any) -> Any:
+    """What is written, over the fields of the same thing that are not."""
+    if not _changes(raw, default):
+        return raw
+    given = {key: _over(getattr(default, key, None), each) for key, each in raw.items()}
+    return to_jsonable_python(default) | given
+
+
+def _changes(raw: Any, default: Any) -> typing.TypeGuard[Mapping[str, Any]]:
+    """Whether a table is about the default value, and not another one in its place."""
+    if isinstance(default, type) or not isinstance(raw, Mapping):
+        return False
+    if not (isinstance(default, BaseModel) or dataclasses.is_dataclass(default)):
+        return False
+    name = getattr(default, "name", type(default).__name__)
+    return raw.get("name", name) == name
+
+
+def _field(faults: Faults, path: Keys, hint: Any, raw: Any, default: Any = None) -> Any:
     """One field by its type: a nested value, or numbers, strings and lists of them."""
     members = _members(hint)
     if isinstance(raw, list) and (items := _items(members)) is not None:
@@ -187,6 +225,10 @@ def _field(faults: Faults, path: Keys, hint: Any, raw: Any) -> Any:
         return None
     named = isinstance(raw, str) and str not in plain
     wants_table = named or isinstance(raw, Mapping)
+    if _changes(raw, default) and type(default) in nested.values():
+        own = "name" in _fields(type(default))
+        table = {key: each for key, each in raw.items() if own or key != "name"}
+        return _construct(faults, path, type(default), table, default)
     if nested and (wants_table or not set(plain) - {type(None)}):
         only = next(iter(nested.values()))
         if len(nested) == 1 and isinstance(raw, Mapping | str):
@@ -242,6 +284,15 @@ def _fields(cls: type) -> dict[str, Any]:
     """Names and types of the arguments of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Values of the arguments of a dataclass that have one."""
+    return {
+        f.name: f.default
+        for f in dataclasses.fields(cls)
+        if f.default is not dataclasses.MISSING
+    }
 
 
 def _expected(message: str) -> str:
