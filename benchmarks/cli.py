@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> dict | None:
     record = {
         **measured(options),
         "smallest": options.smallest,
-        **environment.describe(shlex.join(["python", "-m", "benchmarks", *words])),
+        **environment.describe(_command(words, options.out)),
     }
     show(record)
     if options.out:
@@ -80,6 +80,13 @@ def restricted(work: Work, only: Sequence[str] | None) -> Work:
         programs={name: work.programs[name] for name in keep(work.programs)},
         peers={name: work.peers[name] for name in keep(work.peers)},
     )
+
+
+def _command(words: Sequence[str], out: Path | None) -> str:
+    """The command line, its file by name only: folders are nobody's business."""
+    if out is not None:
+        words = [w.replace(str(out), out.name) for w in words]
+    return shlex.join(["python", "-m", "benchmarks", *words])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,6 +47,8 @@ def measure(options: argparse.Namespace) -> dict:
 
 def planned(work: Work, options: argparse.Namespace) -> Plan:
     """The plan without a limit; other budgets follow from its figures."""
+    if work.problem is None:
+        raise ValueError(f"the work {work.name} has no problem to plan for")
     candidates = exact_estimators(work.hparams)
     if options.only is not None:
         candidates = [

@@ -123,7 +123,8 @@ def difference(
 
 
 def _relative(found, reference) -> float:
-    error, size = np.linalg.norm(found - reference), np.linalg.norm(reference)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ of a training that diverged
+        error, size = np.linalg.norm(found - reference), np.linalg.norm(reference)
     return float(error / size) if size else float(error)
 
 

@@ -12,8 +12,8 @@ RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 _HEAD = """# Speed and memory, measured
 
 Made from the measurements' JSON files by `python -m benchmarks results FILES...`; the
-command above each table makes it again. One thread on one core. A ratio is to the first
-contender of the table, taken within each of the interleaved rounds; the median is
+command above each table makes it again. One thread on one core. A ratio is to the
+contender whose ratio is 1, taken within each of the interleaved rounds; the median is
 given, with the quartiles in brackets. Bytes of JAX programs are what XLA reserves
 beside arguments and results, those of other libraries by how much their process grew
 in its first run; *histories* are bytes over those of one history of inner gradients.

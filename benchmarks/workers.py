@@ -62,6 +62,9 @@ class Worker:
             cwd=ROOT,
             env=environment,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._questions, self._answers = self._process.stdin, self._process.stdout
 
     def build(self) -> Built:
         """Have the program built and run once.
@@ -80,16 +83,16 @@ class Worker:
 
     def stop(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        self._questions.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
 
     def _ask(self, what: str) -> dict[str, Any]:
-        self._process.stdin.write(json.dumps({"do": what}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        self._questions.write(json.dumps({"do": what}) + "\n")
+        self._questions.flush()
+        line = self._answers.readline()
         if not line:
             raise PeerError(f"the process ended ({self._process.wait()})")
         answer = json.loads(line)
@@ -122,5 +125,6 @@ def workers(work: Work, interpreter: Path = INTERPRETER) -> Iterator[dict[str, W
 
 
 def _hand_over(arrays: Mapping[str, np.ndarray], settings: Mapping, folder: Path):
-    np.savez(folder / "arrays.npz", **arrays)
+    named: dict[str, Any] = dict(arrays)
+    np.savez(folder / "arrays.npz", **named)
     (folder / "settings.json").write_text(json.dumps(dict(settings)))

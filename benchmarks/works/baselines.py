@@ -24,7 +24,7 @@ from hypergrad.space import Space
 
 STEPS, TRAININGS = 100, 64
 ONE = "one training"
-SPACE = Space({"rate": Log(0.01, 0.2), "decay": Log(1e-6, 1e-2)})
+SPACE = Space({"rate": Log(0.003, 0.05), "decay": Log(1e-6, 1e-2)})
 
 # One line an execution.
 EXECUTIONS: dict[str, Execution] = {

@@ -37,5 +37,5 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
         10 if smallest else 100,
         CONTENDERS,
         reference="Reverse(EveryStep, Plain)",
-        tolerance=0.02,
+        tolerance=0.005,
     )
