@@ -14,7 +14,7 @@ from benchmarks.programs import Compiled, Result, compiled
 from benchmarks.workers import PeerError, Worker, workers
 from benchmarks.works.base import Work, parts
 
-MEMORY_LIMIT = 6 * 2**30
+MEMORY_LIMIT = 12 * 2**30
 """Contenders that need more bytes are listed, and not run."""
 
 
