@@ -31,6 +31,7 @@ from hypergrad.tree import ravel
 from hypergrad.typing import PyTree
 
 Count = Annotated[int, Field(ge=1)]
+Judged = dict[str, jax.Array]
 VALID, TEST = 1, 2  # what the keys of evaluation are folded with
 
 
@@ -121,21 +122,28 @@ class FewShot(Task):
     def _metrics(self, seed: int, pool, part: int):
         """λ tried on tasks of its own: of the training behind F nothing is left."""
         trial = self.model_copy(update={"batch": self.num_eval, "turns": 1})
-        learner, losses = _learner(trial), trial.episodes().losses
-        problem = _problem(learner, pool)
+        problem = _problem(_learner(trial), pool)
         key = jax.random.fold_in(jax.random.key(seed), part)
 
         def metrics(state, hparams):
             del state
-            end = hg.train(problem, hparams, key)
-            outputs, targets = learner.tested(end, problem.data.given)
-            found = {"loss": jnp.mean(losses(outputs, targets))}
-            if self.source != "sinusoids":
-                correct = jnp.argmax(outputs, axis=-1) == targets
-                found["accuracy"] = jnp.mean(correct.astype(outputs.dtype))
-            return found
+            return trial.judged(problem, hg.train(problem, hparams, key))
 
         return metrics
+
+    def judged(self, problem: hg.Problem, state: hg.InnerState) -> Judged:
+        """The query loss (and accuracy) of a state of training: means over its tasks.
+
+        Args:
+            problem: one of `self`, whatever its pool.
+            state: of its training.
+        """
+        outputs, targets = _learner(self).tested(state, problem.data.given)
+        found = {"loss": jnp.mean(self.episodes().losses(outputs, targets))}
+        if self.source != "sinusoids":
+            correct = jnp.argmax(outputs, axis=-1) == targets
+            found["accuracy"] = jnp.mean(correct.astype(outputs.dtype))
+        return found
 
 
 def _problem(learner: "_Learner", pool) -> hg.Problem:
