@@ -1,7 +1,7 @@
 """A paper's figure redrawn: our curves as lines, its published points as rings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -19,17 +19,21 @@ _COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#E69F00", "#56B4E9", "#5B5BA5", "#222222"),
 )
+_DASHES = ("-", "--", ":", "-.")
 _WIDTH, _HEIGHT = 4.2, 2.9  # inches of a panel
+_FEW = 4  # lines that a legend among the curves may name; more are named below
 _RINGS = 40  # published points that a panel shows of each curve
 _IMAGES = 10  # of each picture
 
 
 class _Line(NamedTuple):
-    """One curve of a panel."""
+    """One curve of a panel; a method has one colour in all of them."""
 
     name: str
     label: str
     curve: Curve
+    color: str
+    dash: str
 
 
 def draw(
@@ -49,11 +53,18 @@ def draw(
         return None
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
+    below = max((len(lines) for _, lines in drawn), default=0) > _FEW
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows))
         grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
+        shown = []
         for panel, lines in drawn:
-            _panel(grid.pop(0), panel, lines, expect)
+            shown.append(grid.pop(0))
+            _panel(shown[-1], panel, lines, expect)
+            if not below and shown[-1].get_legend_handles_labels()[1]:
+                shown[-1].legend(fontsize=7.5)
+        if below:
+            _shared_legend(figure, shown)
         for title, images in pictures:
             _pictures(grid.pop(0), title, images)
         for axes in grid:
@@ -66,30 +77,51 @@ def _lines(panel: Panel, found: Found) -> list[_Line]:
 
 
 def _each(panel: Panel, found: Found) -> Iterator[_Line]:
-    for method, title in found.methods.items():
-        for name in panel.curves:
+    for m, (method, title) in enumerate(found.methods.items()):
+        for c, name in enumerate(panel.curves):
             known = found.curves.get(quantity(method, name))
             line = mean_curve(known) if known else None
             if line is not None and line.x:
                 words = name.replace("_", " ")
                 several = title and len(panel.curves) > 1
                 label = f"{title}: {words}" if several else title or words
-                yield _Line(quantity(method, name), label, line)
+                turn, hue = divmod(m if len(found.methods) > 1 else c, len(_COLORS))
+                turn += c if len(found.methods) > 1 else 0
+                look = _COLORS[hue], _DASHES[turn % len(_DASHES)]
+                yield _Line(quantity(method, name), label, line, *look)
+
+
+def _shared_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """What the panels name, once, below them, where it hides no curve."""
+    named = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    width, height = figure.get_size_inches()
+    columns = int(width / (0.6 + 0.07 * max(map(len, named))))  # 7.5 points a letter
+    columns = min(max(columns, 1), len(named))
+    figure.set_size_inches(width, height + 0.17 * -(-len(named) // columns))
+    figure.legend(
+        named.values(),
+        named.keys(),
+        loc="outside lower left",
+        ncols=columns,
+        fontsize=7.5,
+    )
 
 
 def _panel(
     axes: Axes, panel: Panel, lines: list[_Line], expect: Mapping[str, Expected]
 ) -> None:
     rings = ""
-    for index, line in enumerate(lines):
-        color = _COLORS[index % len(_COLORS)]
-        dash = ("-", "--", ":")[index // len(_COLORS) % 3]
+    for line in lines:
         x, y = np.array(line.curve.x), np.array(line.curve.y)
         dot = "." if len(x) == 1 else ""
         label = line.label if len(lines) > 1 else None
-        axes.plot(x, y, color=color, ls=dash, marker=dot, label=label)
+        look: dict[str, Any] = {"color": line.color, "ls": line.dash}
+        axes.plot(x, y, **look, marker=dot, label=label)
         for at, value, origin in _published(line.name, expect):
-            axes.plot(at, value, "o", mec=color, mfc="none", ms=5, mew=1.1)
+            axes.plot(at, value, "o", mec=line.color, mfc="none", ms=5, mew=1.1)
             rings = origin
     if rings:
         axes.plot([], [], "o", mec=INK, mfc="none", ms=5, mew=1.1, label=rings)
@@ -100,8 +132,6 @@ def _panel(
         axes.set_yscale("symlog" if _any_negative(lines) else "log")
         _plain(axes.yaxis)
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
-    if rings or len(lines) > 1:
-        axes.legend(fontsize=7.5)
 
 
 def _published(
