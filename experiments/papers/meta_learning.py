@@ -9,7 +9,7 @@ gives its hypergradient: `Reverse()` is MAML; `Implicit()` with a proximal term,
 step takes the mean over a batch of new tasks.
 """
 
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,6 @@ Count = Annotated[int, Field(ge=1)]
 CONFIDENT = 1.96  # standard errors on either side of a mean: 95%
 SHOWN = 200  # points of the curve of meta-training
 TEST = 1  # what the key of the test tasks is folded with
-
-
-class Learned(NamedTuple):
-    """What meta-training has found.
-
-    Attributes:
-        measured: the results.
-        hparams: λ after the last step.
-    """
-
-    measured: Measured
-    hparams: HParams
 
 
 class MetaLearning(Paper):
@@ -75,10 +63,6 @@ class MetaLearning(Paper):
         classes: right, the accuracy in percent, and right_untrained from the initial
         weights; accuracy, accuracy_untrained: after the last step.
         """
-        return self.learn(estimator, seed, report).measured
-
-    def learn(self, estimator, seed: int, report: Steps) -> Learned:
-        """`measure`, and λ."""
         key, start = jax.random.key(seed), self.start(seed)
         hparams, losses = meta_train(
             self.problem(seed),
@@ -113,7 +97,7 @@ class MetaLearning(Paper):
             )
             found |= numbers(accuracy=right[-1], accuracy_untrained=untrained[-1])
             curves |= {"right": curve(right), "right_untrained": curve(untrained)}
-        return Learned(Measured(numbers=found, curves=curves), hparams)
+        return Measured(numbers=found, curves=curves)
 
     def problem(self, seed: int) -> hg.Problem:
         """F of one task; the key draws it."""
