@@ -56,7 +56,8 @@ def test_many_methods_are_named_once_below_the_axes(methods):
     assert len(set(drawn(figure)[0].values())) == methods
     figure.draw_without_rendering()
     top = legend.get_window_extent().y1
-    assert all(axes.get_tightbbox().y0 > top for axes in figure.axes)
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(box is not None and box.y0 > top for box in boxes)
     assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
