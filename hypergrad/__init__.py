@@ -133,6 +133,7 @@ from hypergrad.trials import Trials
 from hypergrad.typing import Tick
 from hypergrad.unroll import (
     EveryStep,
+    Gradients,
     KAry,
     NoCheckpoint,
     Segments,
@@ -168,6 +169,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "EveryStep",
+    "Gradients",
     "EvolutionStrategies",
     "Exp",
     "Exponential",

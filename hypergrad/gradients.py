@@ -18,9 +18,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hypergrad import tree
 from hypergrad.typing import HParams, PyTree, Weights
+
+
+_NAME = "inner gradient"
+
+
+def named(results: PyTree) -> PyTree:
+    """What an inner gradient returned, marked for `only_gradients`."""
+    return checkpoint_name(results, _NAME)
+
+
+only_gradients = jax.checkpoint_policies.save_only_these_names(_NAME)
+"""The `jax.checkpoint` policy that keeps what is `named`."""
 
 
 class LossWithAux(Protocol):
@@ -110,17 +124,15 @@ def _mixed_backward(loss, residuals, cotangents):
     (weights, *others), fixed = residuals
     v, u = cotangents
 
-    def full_loss(moving):
-        return loss(*tree.combine(moving, fixed))
+    def slope_and_aux(weights, *others):
+        def at(weights):
+            return loss(*tree.combine((weights, *others), fixed))
 
-    def gradient(weights):
-        return jax.grad(full_loss, has_aux=True)((weights, *others))[0]
+        _, slope, aux = jax.jvp(at, (weights,), (v,), has_aux=True)
+        return slope, aux
 
-    # ∇ of [ Dℓ · v + ⟨u, aux_out⟩ ]: one jvp of one gradient, and the aux's own vjp.
-    _, product = jax.jvp(gradient, (weights,), (v,))
-    if jax.tree.leaves(u):
-        _, pull = jax.vjp(lambda moving: full_loss(moving)[1], (weights, *others))
-        product = jax.tree.map(lambda a, b: a + b, product, pull(u)[0])
+    (slope, _), pull = jax.vjp(slope_and_aux, weights, *others)
+    product = pull((jnp.ones_like(slope), u))
     return product, None
 
 

@@ -14,7 +14,7 @@ import optax
 
 from hypergrad.batches import Batches, num_rows
 from hypergrad.dynamics import Dynamics
-from hypergrad.gradients import InnerGradient
+from hypergrad.gradients import InnerGradient, named
 from hypergrad.typing import HParams, Key, PyTree, Scalar, Tick, Weights
 
 
@@ -78,8 +78,8 @@ class Training(Dynamics):
         """One optimiser step on one batch."""
         constants = self._batch(tick)
         weights, opt_state, model_state = state
-        grads, new_model_state = gradient(
-            self._inner, weights, hparams, model_state, constants
+        grads, new_model_state = named(
+            gradient(self._inner, weights, hparams, model_state, constants)
         )
 
         def update():

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad import tree
-from hypergrad.gradients import InnerGradient, Plain
+from hypergrad.gradients import InnerGradient, Plain, only_gradients
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams, Key, PyTree, Scalar
 
@@ -41,6 +41,11 @@ class Checkpoint(ABC):
     def recompute_step(self) -> bool:
         """Whether even a single step is recomputed rather than stored."""
         return False
+
+    @property
+    def policy(self) -> Callable[..., bool] | None:
+        """What is kept of the innermost segments beside their first states."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,33 @@ class KAry(Checkpoint):
         return True
 
 
+@dataclass(frozen=True)
+class Gradients(Checkpoint):
+    """Keep every inner gradient and one state a segment: memory T · G + 2 √T · C.
+
+    The states within a segment come out of the kept gradients by the optimiser alone,
+    so that no loss is ever evaluated twice: with `Mixed`, the fewest flops of all that
+    keep less than every state.
+
+    Attributes:
+      stretch: None, or the steps whose gradients are kept at a time: the loop is then
+        run a second time, and T · G becomes (T / stretch) · C + stretch · G.
+    """
+
+    stretch: int | None = None
+
+    def lengths(self, num_steps):
+        """(segments, steps a segment), within stretches if there are any."""
+        stretch = min(self.stretch or num_steps, num_steps)
+        segments = Segments().lengths(stretch)
+        return segments if self.stretch is None else (-(-num_steps // math.prod(segments)), *segments)
+
+    @property
+    def policy(self):
+        """The inner gradients."""
+        return only_gradients
+
+
 CHECKPOINTS: dict[str, type[Any]] = {
     cls.__name__: cls for cls in (NoCheckpoint, EveryStep, Segments, Tree, KAry)
 }
@@ -188,7 +220,10 @@ def loop(
 
     stride = 1
     for level, length in enumerate(reversed(lengths)):
-        inner = jax.checkpoint(step, prevent_cse=False) if level else step
+        inner = step
+        if level:
+            policy = checkpoint.policy if level == 1 else None
+            inner = jax.checkpoint(step, prevent_cse=False, policy=policy)
         step = _scan(inner, length, stride)
         stride *= length
     return step(carry, first)
