@@ -19,7 +19,14 @@ from hypergrad.flops import count_flops, has_open_loop
 from hypergrad.gradients import Plain
 from hypergrad.problem import Problem
 from hypergrad.typing import HParams
-from hypergrad.unroll import EveryStep, KAry, NoCheckpoint, Segments, Tree
+from hypergrad.unroll import (
+    EveryStep,
+    Gradients,
+    KAry,
+    NoCheckpoint,
+    Segments,
+    Tree,
+)
 
 
 @dataclass(frozen=True)
@@ -186,10 +193,17 @@ def plan(
 def exact_estimators(hparams: HParams) -> tuple[Estimator, ...]:
     """Reverse mode with every checkpointing, and forward mode in several chunks."""
     num_columns = tree.size(tree.partition(hparams)[0])
-    checkpoints = (NoCheckpoint(), EveryStep(), Segments(), Tree(), KAry())
+    checkpoints = (
+        NoCheckpoint(),
+        Gradients(),
+        EveryStep(),
+        Segments(),
+        Tree(),
+        KAry(),
+    )
     return (
         *(Reverse(checkpoint) for checkpoint in checkpoints),
-        *(Reverse(checkpoint, gradient=Plain()) for checkpoint in checkpoints[:3]),
+        *(Reverse(checkpoint, gradient=Plain()) for checkpoint in checkpoints[:4]),
         *(Forward(chunk) for chunk in (1, 8, 64) if chunk < num_columns),
         Forward(),
     )

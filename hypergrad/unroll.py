@@ -1,8 +1,8 @@
 """The only training loop in the library: a scan, with checkpointing as a value.
 
 Checkpointing chooses what reverse-mode differentiation keeps of a loop of T steps and
-what it computes again. With C the bytes of one state and R those of one step's
-residuals:
+what it computes again. With C the bytes of one state, R those of one step's residuals
+and G those of one inner gradient:
 
 | value             | bytes kept          | forward steps computed |
 |-------------------|---------------------|------------------------|
@@ -11,6 +11,7 @@ residuals:
 | `Segments()`      | √T · C + √T · R     | 2 T                    |
 | `Tree(depth=3)`   | 2 · T^⅓ · C + T^⅓·R | 3 T                    |
 | `KAry(arity=k)`   | k · log_k T · C + R | (1 + log_k T) T        |
+| `Gradients()`     | T · G + √T · C + √T · R | T, the optimiser twice |
 """
 
 import math
@@ -164,11 +165,19 @@ class Gradients(Checkpoint):
 
     stretch: int | None = None
 
+    def __post_init__(self):
+        if self.stretch is not None and self.stretch < 1:
+            raise ValueError(
+                f"Gradients.stretch must be >= 1 or None, got {self.stretch}"
+            )
+
     def lengths(self, num_steps):
         """(segments, steps a segment), within stretches if there are any."""
         stretch = min(self.stretch or num_steps, num_steps)
         segments = Segments().lengths(stretch)
-        return segments if self.stretch is None else (-(-num_steps // math.prod(segments)), *segments)
+        if self.stretch is None:
+            return segments
+        return (-(-num_steps // math.prod(segments)), *segments)
 
     @property
     def policy(self):
@@ -177,7 +186,8 @@ class Gradients(Checkpoint):
 
 
 CHECKPOINTS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (NoCheckpoint, EveryStep, Segments, Tree, KAry)
+    cls.__name__: cls
+    for cls in (NoCheckpoint, EveryStep, Segments, Tree, KAry, Gradients)
 }
 """Every checkpointing value by name, for configs."""
 

@@ -133,6 +133,7 @@ CASES: dict[str, Callable[[], Case]] = {
 EXACT = {
     "Reverse": lambda T: hg.Reverse(hg.Segments()),
     "Reverse, k-ary": lambda T: hg.Reverse(hg.KAry(2)),
+    "Reverse, gradients": lambda T: hg.Reverse(hg.Gradients()),
     "Forward": lambda T: hg.Forward(chunk=2),
 }
 IMPLICIT = {

@@ -237,3 +237,28 @@ def test_mixed_and_plain_gradients_agree_for_the_data_too(key):
     mixed, plain = (jax.grad(value)(1.0, g) for g in (Mixed(), Plain()))
     np.testing.assert_allclose(mixed, plain, rtol=1e-12)
     assert abs(mixed) > 1e-3
+
+
+def test_mixed_serves_a_loss_with_a_reverse_rule_of_its_own(key):
+    """Forward mode through a `jax.custom_vjp` is refused: the other order serves."""
+
+    @jax.custom_vjp
+    def error(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    def pull(residuals, cotangent):
+        w, (x, y) = residuals
+        by_rows = 2.0 * cotangent * (x @ w - y) / len(y)
+        return x.T @ by_rows, (jnp.outer(by_rows, w), -by_rows)
+
+    error.defvjp(lambda w, batch: (error(w, batch), (w, batch)), pull)
+
+    def hypergrad(loss):
+        def inner_loss(w, hp, batch):
+            return loss(w, batch) + hg.l2(w, hp["l2"])
+
+        hparams = {"lr": jnp.asarray(0.1), "l2": jnp.asarray(0.1)}
+        return hg.hypergrad(ridge(7, inner_loss=inner_loss), hg.Reverse())(hparams, key)
+
+    expected = hypergrad(lambda w, batch: jnp.mean((batch[0] @ w - batch[1]) ** 2))
+    assert relative(hypergrad(error), expected) < 1e-12

@@ -7,6 +7,8 @@ import pytest
 
 import hypergrad as hg
 from hypergrad.api import _estimate
+from hypergrad.flops import count_flops
+from hypergrad.gradients import Mixed, Plain
 from hypergrad.unroll import CHECKPOINTS, KAry, loop
 from tests.problems import cubic, digits, relative, ridge
 
@@ -37,6 +39,8 @@ def test_loop_counts_every_step_once(checkpoint, num_steps):
         KAry(),
         KAry(3),
         KAry(10),
+        hg.Gradients(),
+        hg.Gradients(10),
     ],
 )
 def test_nested_lengths_cover_the_loop_without_much_waste(checkpoint, num_steps):
@@ -76,6 +80,49 @@ def test_the_k_ary_tree_equals_full_reverse(outer_every, arity, key):
         for checkpoint in (hg.NoCheckpoint(), KAry(arity))
     )
     assert relative(got, full) < 1e-12
+
+
+@pytest.mark.parametrize("stretch", [None, 6])
+@pytest.mark.parametrize("gradient", [Mixed(), Plain()])
+def test_kept_gradients_equal_full_reverse(stretch, gradient, key):
+    problem = ridge(21, batch_size=5, outer_every=3)
+    hparams = {"lr": jnp.linspace(0.05, 0.15, 21), "l2": jnp.linspace(0.1, 0.4, 4)}
+    full, got = (
+        hg.value_and_hypergrad(problem, hg.Reverse(checkpoint, gradient=gradient))
+        for checkpoint in (hg.NoCheckpoint(), hg.Gradients(stretch))
+    )
+    assert relative(got(hparams, key), full(hparams, key)) < 1e-12
+
+
+def test_kept_gradients_are_not_computed_again():
+    """A step has two products with X: every step again, or, where they are kept, once.
+
+    Beside that the derivative has six of them, and the validation loss its own.
+    """
+
+    def products(checkpoint):
+        problem = ridge(20)
+        hparams = {"lr": jnp.asarray(0.1), "l2": jnp.asarray(0.1)}
+        args = (hg.Reverse(checkpoint), problem, hparams, (), jax.random.key(0))
+        program = jax.make_jaxpr(_estimate, static_argnums=0)(*args)
+        return count_flops(program)
+
+    kept, again, all_kept = (
+        products(checkpoint)
+        for checkpoint in (hg.Gradients(), hg.Segments(), hg.NoCheckpoint())
+    )
+    training = count_flops(
+        jax.make_jaxpr(_estimate, static_argnums=0)(
+            hg.Value(), ridge(20), {"lr": 0.1, "l2": 0.1}, (), jax.random.key(0)
+        )
+    )
+    assert again - all_kept > 0.8 * training
+    assert kept - all_kept < 0.3 * training
+
+
+def test_the_length_of_stretches_is_checked():
+    with pytest.raises(ValueError, match="Gradients.stretch"):
+        hg.Gradients(0)
 
 
 @pytest.mark.slow
@@ -133,9 +180,12 @@ def test_memory_of_the_digits_mlp_at_a_thousand_steps():
             )
         )
         forward = temp_bytes(hg.Value(), 1000, **large)
+        kept = temp_bytes(hg.Reverse(hg.Gradients()), 1000, **large)
     assert none > every > segments > tree > forward
     assert segments <= none / 15, (none, segments)
     assert tree < segments
+    history = 1000 * 4 * (64 * 128 + 128 * 128 + 128 * 10 + 128 + 128 + 10)
+    assert kept <= 1.25 * history, (kept, history)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""MixFlow-MG of Kemaev et al. (2025): the inner gradient, differentiated forwards.
+"""MixFlow-MG of Kemaev et al. (2025): the inner gradient, in mixed modes.
 
 A hypergradient needs (∂g/∂(w, λ))ᵀ v of the inner gradient g = ∇_w ℓ. Reverse mode
 through it is reverse-over-reverse, and keeps the tape of a tape; as the Hessian is
@@ -6,7 +6,8 @@ symmetric,
 
     (∂g/∂(w, λ))ᵀ v  =  d/dε ∇_{(w, λ)} ℓ(w + ε v, λ)  at ε = 0,
 
-forward-over-reverse, keeps nothing of the inner backward pass. Measured here: whether
+forward-over-reverse there and reverse-over-forward here (`hg.gradients.Mixed`), keeps
+nothing of the inner backward pass. Measured here: whether
 the two agree, and what the compiler reserves for each. λ are weights of the training
 rows, of a perceptron or a small transformer trained by Adam on random numbers.
 """

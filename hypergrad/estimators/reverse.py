@@ -22,8 +22,8 @@ class Reverse(Estimator):
 
     With the adjoint a_T = ∂outer_T/∂s_T and a_t = (∂s_{t+1}/∂s_t)ᵀ a_{t+1} +
     ∂outer_t/∂s_t, dF/dλ = Σ_t (∂s_{t+1}/∂λ)ᵀ a_{t+1} + direct terms (Maclaurin et al.
-    2015, Franceschi et al. 2017); the inner gradient's own derivative is
-    forward-over-reverse.
+    2015, Franceschi et al. 2017); the inner gradient's own derivative is by
+    `Mixed`.
 
     Computes: dF/dλ, exactly; with `window=K`, the part of it that passes through the
               last K states only (Shaban et al. 2019).
