@@ -16,6 +16,7 @@ from hypergrad.api import (
 from hypergrad.augment import add_noise, brighten, mixup, rescale, rotate, shift
 from hypergrad.batches import Epochs, FullBatch, IndexTable, WithReplacement
 from hypergrad.choices import Choice
+from hypergrad.convolutions import convolutions_as_products
 from hypergrad.curvature import FixedPoint, GaussNewton, Hessian
 from hypergrad.diagnose import diagnose
 from hypergrad.dropout import dropout, gaussian_dropout
@@ -268,6 +269,7 @@ __all__ = [
     "brighten",
     "choose_execution",
     "cost_multiple",
+    "convolutions_as_products",
     "cross_entropy",
     "device_mesh",
     "diagnose",

@@ -24,6 +24,7 @@ FLOORS = [
         "flops",
         "augment",
         "choices",
+        "convolutions",
         "dropout",
         "layers",
         "losses",

@@ -12,9 +12,10 @@ from benchmarks.programs import of_estimator
 from benchmarks.works.base import FORWARD, Work, flat_arrays, floats, history_bytes
 from benchmarks.works.data import Split, batch_table, digits
 from hypergrad.batches import IndexTable
+from hypergrad.convolutions import convolutions_as_products
 from hypergrad.estimators import Estimator, Forward, Reverse, Value
 from hypergrad.gradients import Plain
-from hypergrad.models import from_nnx, stateless
+from hypergrad.models import Model, from_nnx, stateless
 from hypergrad.problem import Problem
 from hypergrad.safe_optax import differentiable
 from hypergrad.unroll import EveryStep, NoCheckpoint, Segments
@@ -63,7 +64,13 @@ class Build:
 # One line a way to run the same module; the first one's weights go to the peers.
 MODELS = {
     "": lambda build: stateless(from_nnx(build)),
+    "products, ": lambda build: as_products(stateless(from_nnx(build))),
 }
+
+
+def as_products(model: Model) -> Model:
+    """The same module, its convolutions as products."""
+    return model._replace(apply=convolutions_as_products(model.apply))
 
 
 @dataclass(frozen=True)
