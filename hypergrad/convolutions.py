@@ -181,7 +181,7 @@ def _convolve(x, kernel, params):
         preferred_element_type=params["preferred_element_type"],
     ).reshape(*patches.shape[:-1], -1)
     # To the order that `out` asks for: batch, features and then the positions.
-    return jnp.transpose(jnp.moveaxis(y, -1, 1), np.argsort(out))
+    return jnp.transpose(jnp.moveaxis(y, -1, 1), np.argsort(out).tolist())
 
 
 def _slices(x, sizes, strides, dilations):

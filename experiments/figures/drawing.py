@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -184,7 +184,7 @@ def log(axes: Axes) -> None:
     plain_ticks(axes.yaxis)
 
 
-def plain_ticks(axis: Axis) -> None:
+def plain_ticks(axis: XAxis | YAxis) -> None:
     """0.1 and 20 rather than powers of ten; 1, 2 and 5 of each decade if few fit."""
     low, high = axis.get_view_interval()
     steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
