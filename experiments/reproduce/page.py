@@ -113,8 +113,8 @@ def _overview(every: Sequence[Reproduced]) -> str:
     return "\n\n".join(
         (
             "# Published results, rerun",
-            "Every number below was written by `python -m experiments reproduce --all`,"
-            f" one config after another, in {total}. Lines are ours, rings are"
+            "Every number below was written by `python -m experiments reproduce --all`;"
+            f" the configs took {total} together. Lines are ours, rings are"
             " published. A verdict says whether our number is within the tolerance that"
             " the config states; where a number was only recalled, or another setting"
             " was run, nothing is decided.",
