@@ -65,5 +65,7 @@ def test_pages_are_sound(page):
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (page.parent / target).exists(), target
+    if page.name == "reproductions.md":
+        return  # written by `reproduce --all`, a paragraph a line
     prose = [line for line in text.splitlines() if not line.startswith("|")]
     assert max(map(len, prose), default=0) <= 160
