@@ -16,15 +16,21 @@ from benchmarks.programs import Program, Result, of_estimator
 from benchmarks.race import race
 from benchmarks.works import w1
 from benchmarks.works.base import FORWARD, Work
+from benchmarks.works.classifier import CrossEntropy, problem_of
 from benchmarks.works.data import batch_table, digits
-from benchmarks.works.perceptron import CrossEntropy, hyperparameters, problem_of
+from benchmarks.works.perceptron import (
+    CONTENDERS,
+    hyperparameters,
+    model_of,
+    optimizer,
+)
 from hypergrad.estimators import Estimator, Reverse, Value
 from hypergrad.gradients import Plain
 from hypergrad.unroll import EveryStep, NoCheckpoint
 
 TIMES, SMALLEST_TIMES = (100, 1000, 10_000), (2, 4)
 
-COMPILED: dict[str, Estimator] = {FORWARD: Value(), **w1.CONTENDERS}
+COMPILED: dict[str, Estimator] = {FORWARD: Value(), **CONTENDERS}
 """Whose compile time is measured."""
 
 BARE: dict[str, Estimator] = {
@@ -61,7 +67,7 @@ def overhead(steps: int | None, smallest: bool) -> Work:
     sizes = w1.SMALLEST_SIZES if smallest else w1.SIZES
     split, size = digits(), 10 if smallest else 100
     table = batch_table(len(split.train[1]), steps, size)
-    problem = problem_of(sizes, split, table, steps)
+    problem = problem_of(model_of(sizes), optimizer, split, steps, table=table)
     hparams, key = hyperparameters(steps), jax.random.key(0)
     weights = problem.start(hparams, key).weights
     arguments = (weights, hparams, split.train, split.valid, jnp.asarray(table))
@@ -70,7 +76,7 @@ def overhead(steps: int | None, smallest: bool) -> Work:
         programs[name] = of_estimator(problem, estimator, hparams, key)
         fn = functools.partial(
             _bare,
-            CrossEntropy(sizes),
+            CrossEntropy(model_of(sizes).apply),
             isinstance(estimator, Reverse),
             getattr(estimator, "checkpoint", None) == EveryStep(),
         )
@@ -125,7 +131,7 @@ def compile_seconds(times, estimators, rounds: int, smallest: bool) -> dict:
     for _ in range(rounds):
         for steps in times:
             table = batch_table(len(split.train[1]), steps, 10 if smallest else 100)
-            problem = problem_of(sizes, split, table, steps)
+            problem = problem_of(model_of(sizes), optimizer, split, steps, table=table)
             hparams = hyperparameters(steps)
             for name, estimator in estimators.items():
                 jax.clear_caches()

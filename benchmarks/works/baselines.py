@@ -12,13 +12,12 @@ import optax
 from benchmarks.programs import Program, Result
 from benchmarks.works import w1
 from benchmarks.works.base import Work, flat_arrays, floats
+from benchmarks.works.classifier import problem_of, split_arrays
 from benchmarks.works.data import digits
-from benchmarks.works.perceptron import MOMENTUM, CrossEntropy
+from benchmarks.works.perceptron import MOMENTUM, model_of
 from hypergrad.estimators import Value
 from hypergrad.execution import Chunk, Execution, Loop, Vmap
 from hypergrad.hyperparameters import Log
-from hypergrad.models import mlp
-from hypergrad.problem import Problem
 from hypergrad.runner import evaluate
 from hypergrad.space import Space
 
@@ -48,17 +47,8 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
     steps = steps or (2 if smallest else STEPS)
     sizes = w1.SMALLEST_SIZES if smallest else w1.SIZES
     count, batch_size = (5, 10) if smallest else (TRAININGS, 100)
-    split, loss = digits(), CrossEntropy(sizes)
-    problem = Problem(
-        init=lambda key, hp: mlp(sizes).init(key),
-        inner_loss=loss,
-        outer_loss=loss,
-        optimizer=optimizer,
-        train=split.train,
-        valid=split.valid,
-        num_steps=steps,
-        batch_size=batch_size,
-    )
+    split, model = digits(), model_of(sizes)
+    problem = problem_of(model, optimizer, split, steps, batch_size=batch_size)
     coords = floats(np.random.default_rng(0).uniform(size=(count, SPACE.dim)))
     keys = jax.random.split(jax.random.key(0), count)
 
@@ -90,8 +80,7 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
         peers={"Optuna around torch": "optuna_loop:search"},
         arrays={
             **flat_arrays("hparams", hparams),
-            **flat_arrays("train", split.train),
-            **flat_arrays("valid", split.valid),
+            **split_arrays(split),
         },
         settings={
             "sizes": list(sizes),

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from benchmarks.programs import of_estimator
-from benchmarks.works.base import Work, flat_arrays, floats
+from benchmarks.works.base import Work, floats
+from benchmarks.works.classifier import split_arrays
 from benchmarks.works.data import Split, digits
 from hypergrad.estimators import Estimator, Implicit, Value
 from hypergrad.linear_solvers import CG
@@ -140,8 +141,7 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
         arrays={
             "weights": weights,
             "log_l2": np.asarray(hparams["log_l2"]),
-            **flat_arrays("train", split.train),
-            **flat_arrays("valid", split.valid),
+            **split_arrays(split),
         },
         settings={"tolerance": TOLERANCE, "max_iterations": 1000},
         complete=complete,

@@ -1,7 +1,6 @@
 """W1 and Wide: a perceptron trained by momentum, T + 2 hyperparameters."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,30 +8,24 @@ import numpy as np
 import optax
 
 from benchmarks.programs import Program, of_estimator
-from benchmarks.works.base import FORWARD, Work, flat_arrays, floats, history_bytes
+from benchmarks.works import classifier
+from benchmarks.works.base import FORWARD, Work, floats, history_bytes
+from benchmarks.works.classifier import problem_of, training_arrays
 from benchmarks.works.data import Split, batch_table
-from hypergrad.batches import IndexTable
-from hypergrad.estimators import Estimator, Value
-from hypergrad.models import mlp
-from hypergrad.problem import Problem
+from hypergrad.estimators import Estimator, Reverse, Reversible, Value
+from hypergrad.models import Model, mlp
 from hypergrad.schedules import Table
 from hypergrad.typing import HParams
+from hypergrad.unroll import KAry, Tree
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-4
 
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """The mean of −log p(label), λ apart; equal ones are traced once."""
-
-    sizes: tuple[int, ...]
-
-    def __call__(self, weights, hparams, batch):
-        """`(weights, hparams, (inputs, labels)) -> scalar`."""
-        inputs, labels = batch
-        logits = mlp(self.sizes, jnp.tanh).apply(weights, inputs)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses)
+CONTENDERS: dict[str, Estimator] = {
+    **classifier.CONTENDERS,
+    "Reverse(Tree, Mixed)": Reverse(Tree()),
+    "Reverse(KAry, Mixed)": Reverse(KAry()),
+    "Reversible()": Reversible(),
+}
 
 
 def optimizer(hparams: HParams) -> optax.GradientTransformation:
@@ -52,21 +45,9 @@ def hyperparameters(steps: int) -> dict[str, jax.Array]:
     }
 
 
-def problem_of(
-    sizes: Sequence[int], split: Split, table: np.ndarray, steps: int
-) -> Problem:
-    """The training of an MLP of these widths on a table of batches."""
-    loss = CrossEntropy(tuple(sizes))
-    return Problem(
-        init=lambda key, hp: mlp(sizes).init(key),
-        inner_loss=loss,
-        outer_loss=loss,
-        optimizer=optimizer,
-        train=split.train,
-        valid=split.valid,
-        num_steps=steps,
-        batches=IndexTable(jnp.asarray(table)),
-    )
+def model_of(sizes: Sequence[int]) -> Model:
+    """The MLP of these widths."""
+    return mlp(sizes, jnp.tanh)
 
 
 def make_work(
@@ -76,8 +57,6 @@ def make_work(
     split: Split,
     steps: int,
     batch_size: int,
-    contenders: Mapping[str, Estimator],
-    reference: str,
     tolerance: float,
 ) -> Work:
     """The work of an MLP of these widths.
@@ -89,22 +68,20 @@ def make_work(
       split: the data.
       steps: T.
       batch_size: rows a step.
-      contenders: estimators by name.
-      reference: the contender whose hypergradient counts as right.
       tolerance: see `Work`.
     """
     table = batch_table(len(split.train[1]), steps, batch_size)
-    problem = problem_of(sizes, split, table, steps)
+    problem = problem_of(model_of(sizes), optimizer, split, steps, table=table)
     hparams, key = hyperparameters(steps), jax.random.key(0)
     programs: dict[str, Program] = {
         label: of_estimator(problem, estimator, hparams, key)
-        for label, estimator in {FORWARD: Value(), **contenders}.items()
+        for label, estimator in {FORWARD: Value(), **CONTENDERS}.items()
     }
     return Work(
         name,
         title,
         programs,
-        reference,
+        "Reverse(EveryStep, Plain)",
         tolerance,
         steps,
         history_bytes=history_bytes(problem, hparams, key),
@@ -114,13 +91,7 @@ def make_work(
             "TorchOpt MetaSGD": "with_torchopt:perceptron",
             "higher": "with_higher:perceptron",
         },
-        arrays={
-            **flat_arrays("weights", problem.start(hparams, key).weights),
-            **flat_arrays("hparams", hparams),
-            **flat_arrays("train", split.train),
-            **flat_arrays("valid", split.valid),
-            "batches": table,
-        },
+        arrays=training_arrays(problem, hparams, key, split, table),
         problem=problem,
         hparams=hparams,
         key=key,

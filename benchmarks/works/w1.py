@@ -3,24 +3,9 @@
 from benchmarks.works.base import Work
 from benchmarks.works.data import digits
 from benchmarks.works.perceptron import make_work
-from hypergrad.estimators import Estimator, Reverse, Reversible
-from hypergrad.gradients import Plain
-from hypergrad.unroll import EveryStep, KAry, NoCheckpoint, Segments, Tree
 
 STEPS = 1000
 SIZES, SMALLEST_SIZES = (64, 128, 128, 10), (64, 8, 8, 10)
-
-# One line a contender: estimators, whatever checkpointing and inner gradient they have.
-CONTENDERS: dict[str, Estimator] = {
-    "Reverse(EveryStep, Mixed)": Reverse(EveryStep()),
-    "Reverse(EveryStep, Plain)": Reverse(EveryStep(), gradient=Plain()),
-    "Reverse(NoCheckpoint, Mixed)": Reverse(NoCheckpoint()),
-    "Reverse(NoCheckpoint, Plain)": Reverse(NoCheckpoint(), gradient=Plain()),
-    "Reverse(Segments, Mixed)": Reverse(Segments()),
-    "Reverse(Tree, Mixed)": Reverse(Tree()),
-    "Reverse(KAry, Mixed)": Reverse(KAry()),
-    "Reversible()": Reversible(),
-}
 
 
 def make(steps: int | None = None, smallest: bool = False) -> Work:
@@ -35,7 +20,5 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
         digits(),
         steps,
         10 if smallest else 100,
-        CONTENDERS,
-        reference="Reverse(EveryStep, Plain)",
         tolerance=0.005,
     )

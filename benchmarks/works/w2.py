@@ -1,35 +1,27 @@
 """W2: a CNN written the ordinary way in flax, Adam, T = 50; λ = rate, b1, decay."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from benchmarks.programs import of_estimator
-from benchmarks.works.base import FORWARD, Work, flat_arrays, floats, history_bytes
+from benchmarks.works import classifier
+from benchmarks.works.base import FORWARD, Work, floats, history_bytes
+from benchmarks.works.classifier import problem_of, training_arrays
 from benchmarks.works.data import Split, batch_table, digits
-from hypergrad.batches import IndexTable
 from hypergrad.convolutions import convolutions_as_products
-from hypergrad.estimators import Estimator, Forward, Reverse, Value
-from hypergrad.gradients import Plain
+from hypergrad.estimators import Estimator, Forward, Value
 from hypergrad.models import Model, from_nnx, stateless
-from hypergrad.problem import Problem
 from hypergrad.safe_optax import differentiable
-from hypergrad.unroll import EveryStep, NoCheckpoint, Segments
 
 STEPS = 50
 WIDTHS, SMALLEST_WIDTHS = (16, 32), (2, 3)
 SIDE = 28
 
 CONTENDERS: dict[str, Estimator] = {
-    "Reverse(EveryStep, Mixed)": Reverse(EveryStep()),
-    "Reverse(EveryStep, Plain)": Reverse(EveryStep(), gradient=Plain()),
-    "Reverse(NoCheckpoint, Mixed)": Reverse(NoCheckpoint()),
-    "Reverse(NoCheckpoint, Plain)": Reverse(NoCheckpoint(), gradient=Plain()),
-    "Reverse(Segments, Mixed)": Reverse(Segments()),
+    **classifier.CONTENDERS,
     "Forward()": Forward(),
 }
 
@@ -73,21 +65,6 @@ def as_products(model: Model) -> Model:
     return model._replace(apply=convolutions_as_products(model.apply))
 
 
-@dataclass(frozen=True)
-class CrossEntropy:
-    """The mean of −log p(label)."""
-
-    apply: Any
-
-    def __call__(self, weights, hparams, batch):
-        """`(weights, hparams, (images, labels)) -> scalar`."""
-        images, labels = batch
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            self.apply(weights, images), labels
-        )
-        return jnp.mean(losses)
-
-
 def optimizer(hparams) -> optax.GradientTransformation:
     """Adam on g + decay w."""
     tx = optax.chain(
@@ -117,20 +94,10 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
     hparams = {"rate": floats(1e-3), "b1": floats(0.9), "decay": floats(1e-3)}
     key = jax.random.key(0)
 
-    def problem_of(model):
-        loss = CrossEntropy(model.apply)
-        return Problem(
-            init=lambda key, hp: model.init(key),
-            inner_loss=loss,
-            outer_loss=loss,
-            optimizer=optimizer,
-            train=split.train,
-            valid=split.valid,
-            num_steps=steps,
-            batches=IndexTable(jnp.asarray(table)),
-        )
-
-    problems = {n: problem_of(make(Build(widths))) for n, make in MODELS.items()}
+    problems = {
+        name: problem_of(make(Build(widths)), optimizer, split, steps, table=table)
+        for name, make in MODELS.items()
+    }
     first = problems[""]
     programs = {FORWARD: of_estimator(first, Value(), hparams, key)} | {
         f"{prefix}{label}": of_estimator(problem, estimator, hparams, key)
@@ -152,13 +119,7 @@ def make(steps: int | None = None, smallest: bool = False) -> Work:
             "TorchOpt MetaAdam": "with_torchopt:convolutional",
             "higher": "with_higher:convolutional",
         },
-        arrays={
-            **flat_arrays("weights", first.start(hparams, key).weights),
-            **flat_arrays("hparams", hparams),
-            **flat_arrays("train", split.train),
-            **flat_arrays("valid", split.valid),
-            "batches": table,
-        },
+        arrays=training_arrays(first, hparams, key, split, table),
         problem=first,
         hparams=hparams,
         key=key,
