@@ -6,11 +6,11 @@
 The estimator sees a training of one step that begins at s_t, whatever led there.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 import hypergrad as hg
 from experiments.paper import Steps
 from experiments.papers.dynamics import begun_at
+from experiments.papers.progress import in_stretches
 from hypergrad.typing import HParams, Key
 
 
@@ -82,11 +83,9 @@ def alternate(
     state = problem.start(hparams, key)
     look(0, hparams, state)
     carry, values = (point, outer.init(point), state), []
-    total = problem.num_steps
-    for steps in np.array_split(np.arange(total), min(looks, total)):
-        carry, found = run(problem, carry, jnp.asarray(steps))
-        values.append(np.asarray(found))
-        done = int(steps[-1]) + 1
+    scan = functools.partial(run, problem)
+    stretches = in_stretches(scan, carry, problem.num_steps, looks, report)
+    for done, carry, found in stretches:
+        values.append(found)
         look(done, unravel(carry[0]), carry[2])
-        report(done, total)
     return Alternated(unravel(carry[0]), carry[2], np.concatenate(values))

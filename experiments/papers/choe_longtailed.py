@@ -25,8 +25,9 @@ import hypergrad as hg
 from experiments.data.sources import ImageSet
 from experiments.paper import Measured, Panel, Paper, Steps, curve, numbers, paper
 from experiments.papers.alternating import Alternated, alternate
+from experiments.papers.images import every_image
+from experiments.papers.programs import distance
 from experiments.supervised.networks import AnyNetwork, Perceptron, Shapes
-from experiments.tasks.images import image_source
 from hypergrad.models import Model, stateless
 from hypergrad.tree import ravel
 from hypergrad.typing import Key, PyTree
@@ -133,12 +134,8 @@ class LongTailed(Paper):
         Raises:
             ValueError: a class has too few rows.
         """
-        data, rng = image_source(self.source), np.random.default_rng(seed)
-        inputs, labels = data.inputs, data.targets
-        if data.test is not None:
-            inputs = np.concatenate([inputs, data.test[0]])
-            labels = np.concatenate([labels, data.test[1]])
-        sizes = kept(self.num_first, self.imbalance, data.num_outputs)
+        (inputs, labels), rng = every_image(self.source), np.random.default_rng(seed)
+        sizes = kept(self.num_first, self.imbalance, int(labels.max()) + 1)
         parts: list[list[np.ndarray]] = [[], [], []]
         for c, size in enumerate(sizes):
             own = rng.permutation(np.flatnonzero(labels == c))
@@ -178,7 +175,7 @@ class LongTailed(Paper):
 
     def gap(
         self, functions: "Functions", rows: Rows, found: Alternated, key: Key
-    ) -> jax.Array:
+    ) -> float:
         """Of one step of plain descent on a few rows, from where training has ended."""
         few = jax.tree.map(lambda x: x[:CHECKED], rows.train)
         theta, weights = found.hparams, found.state.weights
@@ -191,10 +188,9 @@ class LongTailed(Paper):
             valid=rows.valid,
             num_steps=1,
         )
-        slope = ravel(jax.jit(hg.hypergrad(step, hg.OneStep()))(theta, key))[0]
+        slope = jax.jit(hg.hypergrad(step, hg.OneStep()))(theta, key)
         closed = jax.jit(functions.closed_form)(theta, weights, few, rows.valid)
-        closed = ravel(closed)[0]
-        return jnp.linalg.norm(slope - closed) / jnp.linalg.norm(closed)
+        return distance(slope, closed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,8 @@ from experiments.papers.darts_cells import (
     strongest,
 )
 from experiments.papers.dynamics import begun_at
-from experiments.tasks.images import image_source
+from experiments.papers.images import every_image
+from experiments.papers.programs import distance
 from hypergrad.models import StatefulModel, from_nnx
 from hypergrad.typing import Key
 
@@ -142,13 +143,9 @@ class Darts(Paper):
 
     def rows(self, seed: int) -> Rows:
         """Drawn by the seed, the classes in proportion."""
-        data = image_source(self.source)
         half = self.num_search // 2
         sizes = half, self.num_search - half, self.num_test
-        inputs, labels = data.inputs, data.targets
-        if data.test is not None:
-            inputs = np.concatenate([inputs, data.test[0]])
-            labels = np.concatenate([labels, data.test[1]])
+        inputs, labels = every_image(self.source)
         parts = draw_stratified(labels, sizes, seed)
         return Rows(*((jnp.asarray(inputs[r]), jnp.asarray(labels[r])) for r in parts))
 
@@ -203,8 +200,7 @@ class Darts(Paper):
                 jax.jit(hg.hypergrad(begun, each))(found.hparams, key)
                 for each in (hg.Darts(rate, epsilon), hg.OneStep())
             )
-            error = jnp.linalg.norm(differences - derivative)
-            return error / jnp.linalg.norm(derivative)
+            return distance(differences, derivative)
 
         return numbers(
             gap=apart(self.rate, 1e-5),

@@ -33,9 +33,14 @@ class Images(NamedTuple):
 
 
 def images(source: ImageSet) -> Images:
-    """All rows of an image set, the publisher's training rows before its test rows."""
+    """All rows of an image set, as `every_image` has them, pixels in one axis."""
+    inputs, labels = every_image(source)
+    return Images(inputs.reshape(len(inputs), -1), labels)
+
+
+def every_image(source: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """[n, height, width, channels] and classes [n], training rows before test rows."""
     data = load(source)
     parts = [part for part in (data.train, data.test) if part is not None]
     inputs = np.concatenate([np.asarray(part.inputs) for part in parts])
-    labels = np.concatenate([part.targets for part in parts])
-    return Images(inputs.reshape(len(inputs), -1), labels)
+    return inputs, np.concatenate([part.targets for part in parts])

@@ -12,16 +12,15 @@ are held against their common limit, over T.
 from typing import Annotated, ClassVar, Self
 
 import jax
-import numpy as np
 from pydantic import Field, model_validator
 
 import hypergrad as hg
 from experiments.paper import Measured, Panel, Steps, curve, numbers, paper
 from experiments.papers.dynamics import halted_after
 from experiments.papers.meta_learning import Count, MetaLearning
+from experiments.papers.programs import distance
 from experiments.supervised.networks import Convolutional
 from experiments.tasks.few_shot import FewShot
-from hypergrad.tree import ravel
 
 SOLVED = hg.Implicit(
     solver=hg.CG(max_iterations=500, tolerance=1e-12), tolerance=float("inf")
@@ -92,23 +91,18 @@ class ImplicitMAML(MetaLearning):
 
         def slope(estimator, count):
             halted = halted_after(problem, count)
-            found = hg.estimate(halted, estimator, hparams, (), key)[0].hypergrad
-            return np.asarray(ravel(found)[0], float)
+            return hg.estimate(halted, estimator, hparams, (), key)[0].hypergrad
 
         limit = slope(SOLVED, self.limit_steps)
         ways = {"unrolled": hg.Reverse(), "solved": SOLVED, "estimated": estimator}
         lines = {
             name: curve(
-                [_distance(slope(way, length), limit) for length in self.lengths],
+                [distance(slope(way, length), limit) for length in self.lengths],
                 self.lengths,
             )
             for name, way in ways.items()
         }
-        gap = _distance(slope(hg.Reverse(), self.limit_steps), limit)
+        gap = distance(slope(hg.Reverse(), self.limit_steps), limit)
         return Measured(
             numbers=measured.numbers | numbers(gap=gap), curves=measured.curves | lines
         )
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))

@@ -9,6 +9,7 @@ gives its hypergradient: `Reverse()` is MAML; `Implicit()` with a proximal term,
 step takes the mean over a batch of new tasks.
 """
 
+import functools
 from typing import Annotated, ClassVar
 
 import jax
@@ -20,6 +21,7 @@ from pydantic import Field
 
 import hypergrad as hg
 from experiments.paper import Measured, Panel, Paper, Steps, curve, numbers, paper
+from experiments.papers.progress import in_stretches
 from experiments.tasks.few_shot import FewShot, Judged
 from hypergrad.typing import HParams, Key
 
@@ -171,12 +173,11 @@ def meta_train(
 
         return jax.lax.scan(step, carry, steps)
 
-    carry, losses = (point, outer.init(point)), []
-    for steps in np.array_split(np.arange(num_steps), min(SHOWN, num_steps)):
-        carry, values = run(problem, carry, jnp.asarray(steps))
-        losses.append(np.asarray(values))
-        report(int(steps[-1]) + 1, num_steps)
-    return unravel(carry[0]), losses
+    carry = point, outer.init(point)
+    scan = functools.partial(run, problem)
+    reached = list(in_stretches(scan, carry, num_steps, SHOWN, report))
+    _, (point, _), _ = reached[-1]
+    return unravel(point), [values for _, _, values in reached]
 
 
 @jax.jit(static_argnums=(0, 4))
