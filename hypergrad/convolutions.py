@@ -7,9 +7,7 @@ nothing that its author wrote.
 """
 
 import functools
-import itertools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -160,43 +158,52 @@ def _convolve(x, kernel, params):
     lhs, rhs, out = params["dimension_numbers"]
     x = jnp.transpose(x, (lhs[0], *lhs[2:], lhs[1]))
     kernel = jnp.transpose(kernel, (*rhs[2:], rhs[1], rhs[0]))
-    sizes = kernel.shape[:-2]
-    slices = _slices(
-        jax.lax.pad(
-            x,
-            jnp.zeros((), x.dtype),
-            [(0, 0, 0), *((*pad, 0) for pad in params["padding"]), (0, 0, 0)],
-        ),
-        (1, *sizes, 1),
-        (1, *params["window_strides"], 1),
-        (1, *params["rhs_dilation"], 1),
+    pads = [(0, 0, 0), *((*pad, 0) for pad in params["padding"]), (0, 0, 0)]
+    x = patches(
+        jax.lax.pad(x, jnp.zeros((), x.dtype), pads),
+        kernel.shape[:-2],
+        params["window_strides"],
+        params["rhs_dilation"],
     )
-    patches = jnp.concatenate(list(slices), axis=-1)
-    matrix = kernel.reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1])
     y = jax.lax.dot_general(
-        patches.reshape(-1, patches.shape[-1]),
-        matrix,
+        x.reshape(-1, x.shape[-1]),
+        kernel.reshape(-1, kernel.shape[-1]),
         (((1,), (0,)), ((), ())),
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
-    ).reshape(*patches.shape[:-1], -1)
+    ).reshape(*x.shape[:-1], -1)
     # To the order that `out` asks for: batch, features and then the positions.
     return jnp.transpose(jnp.moveaxis(y, -1, 1), np.argsort(out).tolist())
 
 
-def _slices(x, sizes, strides, dilations):
+def patches(
+    x: jax.Array,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> jax.Array:
+    """[B, positions, C] ↦ [B, positions of the window, Π k · C], ordered (offsets, c).
+
+    Args:
+      x: with as many axes between the first and the last as there are sizes.
+      sizes: k of the window along each of these.
+      strides: s, from one position of it to the next.
+      dilations: d, from one of its entries to the next.
+    """
+    # An axis after the other: Σ k slices in place of Π k, which are compiled sooner.
+    for axis, window in enumerate(zip(sizes, strides, dilations, strict=True), 1):
+        x = jnp.stack(_slices(x, axis, *window), -2)
+    return x.reshape(*x.shape[: 1 + len(sizes)], -1)
+
+
+def _slices(x, axis, size, stride, dilation):
     """x[s p + d o] over the positions p of a window, an array for each offset o."""
-    counts = [
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(x.shape, sizes, strides, dilations, strict=True)
+    positions = (x.shape[axis] - dilation * (size - 1) - 1) // stride + 1
+    reach = stride * (positions - 1) + 1
+    return [
+        jax.lax.slice_in_dim(x, first, first + reach, stride, axis)
+        for first in range(0, dilation * size, dilation)
     ]
-    for offset in itertools.product(*map(range, sizes)):
-        first = [d * o for d, o in zip(dilations, offset, strict=True)]
-        last = [
-            a + s * (count - 1) + 1
-            for a, s, count in zip(first, strides, counts, strict=True)
-        ]
-        yield jax.lax.slice(x, first, last, strides)
 
 
 def _first_of_largest(a, b):
@@ -217,10 +224,13 @@ def _lowest(dtype):
 def _pool(x, params, combine, neutral):
     padding = [(*pad, 0) for pad in params["padding"]]
     x = jax.lax.pad(x, jnp.asarray(neutral, x.dtype), padding)
-    slices = _slices(
-        x,
+    windows = zip(
         params["window_dimensions"],
         params["window_strides"],
         params["window_dilation"],
+        strict=True,
     )
-    return functools.reduce(combine, slices)
+    # The last axis first, so that of equal entries the first in order is taken.
+    for axis, window in reversed(list(enumerate(windows))):
+        x = functools.reduce(combine, _slices(x, axis, *window))
+    return x
